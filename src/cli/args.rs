@@ -1,0 +1,267 @@
+//! The arguments of all commands.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Merge fine-tuned checkpoints of one base model, out of core, with layer-wise pruning of task vectors (LwPTV).
+#[derive(Debug, Parser)]
+#[command(name = "taskvec", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Merge models into OUT.
+    Merge(MergeArgs),
+    /// Say what a merge would do: tensors, layers, passes, bytes, peak memory, disk. Reads headers only.
+    Plan(PlanArgs),
+    /// Run pass 1 only: scores, thresholds and masks of every layer and task.
+    Saliency(SaliencyArgs),
+    /// Show what a checkpoint or a merged model holds.
+    Inspect(InspectArgs),
+    /// List merge methods, or explain one.
+    Methods(MethodsArgs),
+    /// Merge the embedded model family with and without LwPTV and measure the results.
+    Demo(DemoArgs),
+}
+
+/// Arguments of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// How progress is shown.
+    #[arg(long, global = true, value_enum, default_value_t = ProgressKind::Auto)]
+    pub progress: ProgressKind,
+    /// Print errors and results only.
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Log more (twice: still more).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressKind {
+    /// Bars on a terminal, plain lines elsewhere.
+    Auto,
+    /// A line every few seconds.
+    Plain,
+    /// A JSON object a line, on stderr.
+    Json,
+    /// Nothing.
+    None,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// RECIPE.yml OUT; or OUT alone with --method and --model.
+    #[arg(value_name = "RECIPE.yml OUT", num_args = 1..=2, required = true)]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Do not write the delta file (this version writes none).
+    #[arg(long)]
+    pub no_delta: bool,
+    /// Do not hash the inputs while they are read.
+    #[arg(long)]
+    pub no_input_hashes: bool,
+    /// Replace OUT once the new output is whole.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the plan and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub old: OldFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The recipe; or --method and --model.
+    #[arg(value_name = "RECIPE.yml")]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SaliencyArgs {
+    /// The recipe; or --method and --model.
+    #[arg(value_name = "RECIPE.yml")]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Also draw the scores and masks into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// What to merge, where no recipe says it; and what overrides the recipe.
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Merge method, in place of a recipe.
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub method: Option<String>,
+    /// Base model, in place of a recipe.
+    #[arg(long, value_name = "MODEL", requires = "method")]
+    pub base: Option<String>,
+    /// A model to merge, with its weight; may be given many times.
+    #[arg(long, value_name = "MODEL[=WEIGHT]", requires = "method")]
+    pub model: Vec<String>,
+    /// A parameter of the method; may be given many times.
+    #[arg(long = "set", value_name = "NAME=VALUE", requires = "method")]
+    pub set: Vec<String>,
+    /// Dtype of the output (float32, float16, bfloat16), in place of a recipe.
+    #[arg(long, value_name = "DTYPE", requires = "method")]
+    pub dtype: Option<String>,
+    /// Fraction of layers that LwPTV prunes per task, 0 to 1; overrides the recipe.
+    #[arg(long, value_name = "RATIO", allow_negative_numbers = true)]
+    pub eta: Option<f64>,
+    /// Ignore the recipe's lwptv block.
+    #[arg(long, conflicts_with = "eta")]
+    pub no_lwptv: bool,
+    /// Follow links that leave a model's folder.
+    #[arg(long)]
+    pub follow_links: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    /// Peak memory, mapped pages included: 512MiB, 2GB.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub memory: String,
+    /// Compute threads [default: all cores].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub num_threads: Option<usize>,
+    /// Tensor bytes of an output file, at most: 5B (billion), 200MB, 4.5GiB.
+    #[arg(long, value_name = "SIZE", default_value = "5B")]
+    pub out_shard_size: String,
+    /// Seed of random choices.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub random_seed: u64,
+    /// Let NaN and infinities pass.
+    #[arg(long)]
+    pub allow_non_finite: bool,
+    /// How inputs are read: mmap, or pread for network file systems.
+    #[arg(long, value_enum, default_value_t = IoKind::Mmap)]
+    pub io: IoKind,
+    /// Elements of a tile, at most (for tests: the output does not depend on it).
+    #[arg(long, value_name = "N", hide = true)]
+    pub tile_elements: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IoKind {
+    Mmap,
+    Pread,
+}
+
+/// Flags of mergekit that have no meaning here, accepted so that old scripts run.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one flag of another program")]
+pub struct OldFlags {
+    #[arg(long, hide = true)]
+    pub lazy_unpickle: bool,
+    #[arg(long, hide = true)]
+    pub cuda: bool,
+    #[arg(long, hide = true)]
+    pub low_cpu_memory: bool,
+    #[arg(long, hide = true)]
+    pub clone_tensors: bool,
+    #[arg(long, hide = true)]
+    pub trust_remote_code: bool,
+    #[arg(long, hide = true)]
+    pub copy_tokenizer: bool,
+    #[arg(long, hide = true)]
+    pub write_model_card: bool,
+    #[arg(long, hide = true)]
+    pub allow_crimes: bool,
+    #[arg(long, hide = true)]
+    pub async_write: bool,
+    #[arg(long, hide = true)]
+    pub read_to_gpu: bool,
+    #[arg(long, hide = true)]
+    pub multi_gpu: bool,
+    #[arg(long, hide = true)]
+    pub gpu_rich: bool,
+    #[arg(long, hide = true, value_name = "N")]
+    pub write_threads: Option<String>,
+    #[arg(long, hide = true, value_name = "DEVICE")]
+    pub device: Option<String>,
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub transformers_cache: Option<String>,
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub lora_merge_cache: Option<String>,
+}
+
+impl OldFlags {
+    /// The names of those that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        [
+            (self.lazy_unpickle, "--lazy-unpickle"),
+            (self.cuda, "--cuda"),
+            (self.low_cpu_memory, "--low-cpu-memory"),
+            (self.clone_tensors, "--clone-tensors"),
+            (self.trust_remote_code, "--trust-remote-code"),
+            (self.copy_tokenizer, "--copy-tokenizer"),
+            (self.write_model_card, "--write-model-card"),
+            (self.allow_crimes, "--allow-crimes"),
+            (self.async_write, "--async-write"),
+            (self.read_to_gpu, "--read-to-gpu"),
+            (self.multi_gpu, "--multi-gpu"),
+            (self.gpu_rich, "--gpu-rich"),
+            (self.write_threads.is_some(), "--write-threads"),
+            (self.device.is_some(), "--device"),
+            (self.transformers_cache.is_some(), "--transformers-cache"),
+            (self.lora_merge_cache.is_some(), "--lora-merge-cache"),
+        ]
+        .into_iter()
+        .filter_map(|(given, name)| given.then_some(name))
+        .collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A folder, a .safetensors file, a shard index or a Hugging Face id.
+    pub path: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Follow links that leave the model's folder.
+    #[arg(long)]
+    pub follow_links: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MethodsArgs {
+    /// The method to explain.
+    pub name: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where the models are written and kept [default: a temporary folder, removed at the end].
+    pub out: Option<PathBuf>,
+    /// Run every setting of the family's expected.json instead of eight.
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

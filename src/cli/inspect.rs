@@ -1,0 +1,90 @@
+//! `taskvec inspect`: what a checkpoint or a merged model holds.
+
+use super::args::InspectArgs;
+use super::{Outcome, print};
+use std::collections::BTreeMap;
+use std::path::Path;
+use taskvec::report::{Table, escape};
+use taskvec::source::{self, Links};
+use taskvec::tensor::{Bytes, Entry, Inventory, position};
+
+pub fn inspect(args: &InspectArgs) -> Outcome {
+    let links = if args.follow_links { Links::All } else { Links::Inside };
+    let inventory = source::open(&args.path, Path::new(""), links)?;
+    let report = merge_report(&inventory);
+    if args.json { print_json(&inventory, report) } else { print_text(&inventory, report) }
+}
+
+/// The report of the merge that made this model, if it is one.
+fn merge_report(inventory: &Inventory) -> Option<serde_json::Value> {
+    let bytes = std::fs::read(inventory.path.join("taskvec.json")).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn print_json(inventory: &Inventory, report: Option<serde_json::Value>) -> Outcome {
+    let tensor = |t: &Entry| {
+        serde_json::json!({
+            "name": t.name, "dtype": t.dtype.header_name(), "shape": t.shape, "bytes": t.bytes,
+            "file": inventory.files[t.file].name,
+        })
+    };
+    let json = serde_json::json!({
+        "path": inventory.path.display().to_string(),
+        "files": inventory.files.iter().map(|f| serde_json::json!({"name": f.name, "bytes": f.bytes})).collect::<Vec<_>>(),
+        "elements": inventory.elements(),
+        "tensor_bytes": inventory.tensor_bytes(),
+        "tensors": inventory.tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "merge": report,
+    });
+    print::out(serde_json::to_string_pretty(&json).unwrap_or_default())
+}
+
+fn print_text(inventory: &Inventory, report: Option<serde_json::Value>) -> Outcome {
+    print::out(format_args!("{}", escape(&inventory.path.display().to_string())))?;
+    let mut dtypes: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    let mut stacks: BTreeMap<&str, u32> = BTreeMap::new();
+    for t in &inventory.tensors {
+        let entry = dtypes.entry(t.dtype.header_name()).or_default();
+        *entry = (entry.0 + 1, entry.1 + t.bytes);
+        if let Some(p) = position(&t.name) {
+            let height = stacks.entry(p.stack).or_default();
+            *height = (*height).max(p.index.saturating_add(1));
+        }
+    }
+    print::out(format_args!(
+        "{} tensors, {} elements, {} in {} files",
+        inventory.tensors.len(),
+        inventory.elements(),
+        Bytes(inventory.tensor_bytes()),
+        inventory.files.len()
+    ))?;
+    for (dtype, (count, bytes)) in dtypes {
+        print::out(format_args!("{dtype}: {count} tensors, {}", Bytes(bytes)))?;
+    }
+    for (stack, height) in stacks {
+        print::out(format_args!("stack {}: {height} blocks", escape(stack)))?;
+    }
+    if let Some(report) = report {
+        print_merge(&report)?;
+    }
+    let mut table = Table::new(&["tensor", "dtype", "shape", "bytes", "file"]);
+    for t in &inventory.tensors {
+        let file = inventory.files[t.file].name.clone();
+        table.row([t.name.clone(), t.dtype.to_string(), format!("{:?}", t.shape), Bytes(t.bytes).to_string(), file]);
+    }
+    print::out(table.to_string().trim_end())
+}
+
+fn print_merge(report: &serde_json::Value) -> Outcome {
+    let text = |v: &serde_json::Value| escape(v.as_str().unwrap_or("?"));
+    let tensors = report["tensors"].as_array().map_or(&[][..], Vec::as_slice);
+    let count = |action: &str| tensors.iter().filter(|t| t["action"] == action).count();
+    print::out(format_args!(
+        "merged by taskvec {} with {}: {} tensors merged, {} pruned, {} copied",
+        text(&report["version"]),
+        text(&report["settings"]["merge_method"]),
+        count("merged"),
+        count("pruned"),
+        count("copied")
+    ))
+}

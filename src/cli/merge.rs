@@ -1,0 +1,168 @@
+//! `taskvec merge` and `taskvec plan`.
+
+use super::args::{Common, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
+use super::{Outcome, print, progress};
+use std::path::{Path, PathBuf};
+use taskvec::limits::RECIPE_MAX_BYTES;
+use taskvec::mask::Eta;
+use taskvec::pass::Stop;
+use taskvec::plan::{Options, Plan};
+use taskvec::recipe::{Flags, Recipe};
+use taskvec::report::{Report, TensorAction};
+use taskvec::sink::{Existing, free_bytes};
+use taskvec::source::{Io, Links};
+use taskvec::tensor::{Bytes, parse_size};
+use taskvec::{Error, Result, job};
+
+pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
+    let (recipe, out) = match (args.paths.as_slice(), &args.recipe.method) {
+        ([recipe, out], None) => (Some(recipe), out),
+        ([out], Some(_)) => (None, out),
+        ([_], None) => {
+            return Err(Error::Usage("merge needs RECIPE.yml and OUT, or OUT with --method and --model".into()));
+        }
+        _ => return Err(Error::Usage("give either a recipe file or --method, not both".into())),
+    };
+    let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits)?;
+    tell_notes(&plan, args, common);
+    if args.dry_run {
+        return show_plan(&plan, Some(out));
+    }
+    let progress = progress::choose(common);
+    let run = job::Run {
+        io: io(&args.limits),
+        hash_inputs: !args.no_input_hashes,
+        existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
+        progress: progress.as_ref(),
+        stop,
+    };
+    let report = job::merge(&plan, out, &run)?;
+    if !common.quiet {
+        summarise(&report, out);
+    }
+    Ok(())
+}
+
+pub fn plan(args: &PlanArgs) -> Outcome {
+    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
+    show_plan(&plan, None)
+}
+
+/// The plan of the recipe at `path`, or of the flags where there is none.
+pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
+    let options = options(limits)?;
+    let (mut parsed, folder) = match path {
+        Some(path) => (read_recipe(path)?, path.parent().map_or_else(PathBuf::new, Path::to_owned)),
+        None => (from_flags(recipe)?, PathBuf::new()),
+    };
+    if let Some(eta) = recipe.eta {
+        let problem = || Error::Usage(format!("--eta {eta}: expected the fraction of layers to prune, 0 to 1"));
+        parsed.set_eta(Eta::new(eta).ok_or_else(problem)?);
+    }
+    if recipe.no_lwptv {
+        parsed.lwptv = None;
+    }
+    parsed.check()?;
+    let links = if recipe.follow_links { Links::All } else { Links::Inside };
+    job::plan(parsed, &folder, links, options)
+}
+
+fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
+    let Some(method) = &recipe.method else {
+        return Err(Error::Usage("give a recipe file, or --method with --model".into()));
+    };
+    let eta = recipe
+        .eta
+        .map(|e| Eta::new(e).ok_or_else(|| Error::Usage(format!("--eta {e}: expected 0 to 1"))))
+        .transpose()?;
+    let flags = Flags {
+        method: method.clone(),
+        base: recipe.base.clone(),
+        models: recipe.model.clone(),
+        parameters: recipe.set.clone(),
+        dtype: recipe.dtype.clone(),
+        eta: eta.map(Eta::get),
+    };
+    flags.recipe()
+}
+
+fn read_recipe(path: &Path) -> Result<Recipe> {
+    let missing = |problem: String| Error::InputMissing { path: path.to_owned(), problem };
+    let meta = std::fs::metadata(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
+    if !meta.is_file() {
+        return Err(missing("is not a regular file".into()));
+    }
+    if meta.len() > RECIPE_MAX_BYTES {
+        return Err(Error::malformed(
+            path,
+            format!("{} long; a recipe has at most {}", Bytes(meta.len()), Bytes(RECIPE_MAX_BYTES)),
+        ));
+    }
+    let bytes = std::fs::read(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::recipe(path.display().to_string(), "is not UTF-8 text"))?;
+    Recipe::parse(&text).map_err(|e| match e {
+        Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
+        other => other,
+    })
+}
+
+fn options(limits: &LimitArgs) -> Result<Options> {
+    let size = |flag: &str, text: &str| {
+        parse_size(text)
+            .ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
+    };
+    let defaults = Options::default();
+    let threads = limits.num_threads.unwrap_or(defaults.threads);
+    if threads == 0 || threads > 1024 {
+        return Err(Error::Usage(format!("--num-threads {threads}: expected 1 to 1024")));
+    }
+    Ok(Options {
+        memory_bytes: size("--memory", &limits.memory)?,
+        threads,
+        shard_bytes: size("--out-shard-size", &limits.out_shard_size)?,
+        seed: limits.random_seed,
+        allow_non_finite: limits.allow_non_finite,
+        tile_elements: limits.tile_elements,
+    })
+}
+
+/// The kind of I/O that the arguments ask for.
+pub fn io(limits: &LimitArgs) -> Io {
+    match limits.io {
+        IoKind::Mmap => Io::Mmap,
+        IoKind::Pread => Io::Pread,
+    }
+}
+
+fn show_plan(plan: &Plan, out: Option<&Path>) -> Outcome {
+    print::out(plan)?;
+    let free = free_bytes(out.unwrap_or(Path::new(".")))?;
+    print::out(format_args!("disk      needs {}, {free} free", job::disk_bytes(plan)?))
+}
+
+fn tell_notes(plan: &Plan, args: &MergeArgs, common: &Common) {
+    if common.quiet {
+        return;
+    }
+    let old = args.old.given();
+    if !old.is_empty() {
+        print::note(format_args!("note: {} have no effect here", old.join(", ")));
+    }
+    for warning in &plan.warnings {
+        print::note(format_args!("note: {}", taskvec::report::escape(warning)));
+    }
+}
+
+fn summarise(report: &Report, out: &Path) {
+    let count = |action| report.tensors.iter().filter(|t| t.action == action).count();
+    let [merged, pruned, copied] = [TensorAction::Merged, TensorAction::Pruned, TensorAction::Copied].map(count);
+    let read: u64 = report.run.passes.iter().map(|p| p.bytes_read).sum();
+    print::note(format_args!(
+        "{}: {merged} tensors merged, {pruned} pruned to the base, {copied} copied; read {}, wrote {} in {:.2} s, peak memory {}",
+        out.display(),
+        Bytes(read),
+        Bytes(report.run.bytes_written),
+        report.run.seconds,
+        Bytes(report.run.peak_rss_bytes)
+    ));
+}

@@ -1,0 +1,72 @@
+//! Arguments, printing and exit codes; everything else is in the library.
+
+mod args;
+mod demo;
+mod inspect;
+mod merge;
+mod methods;
+mod print;
+mod progress;
+mod saliency;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+use taskvec::Result;
+use taskvec::pass::Stop;
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    start_log(&cli);
+    let stop = Stop::default();
+    watch_signals(&stop);
+    let result = match &cli.command {
+        Command::Merge(args) => merge::merge(args, &cli.common, &stop),
+        Command::Plan(args) => merge::plan(args),
+        Command::Saliency(args) => saliency::saliency(args, &cli.common, &stop),
+        Command::Inspect(args) => inspect::inspect(args),
+        Command::Methods(args) => methods::methods(args),
+        Command::Demo(args) => demo::demo(args, &cli.common, &stop),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            print::error(&e);
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn start_log(cli: &Cli) {
+    use tracing_subscriber::EnvFilter;
+    let level = match cli.common.verbose {
+        _ if cli.common.quiet => "error",
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("TASKVEC_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    log.with_ansi(print::colours(&std::io::stderr())).without_time().init();
+}
+
+/// The first SIGINT or SIGTERM asks the run to stop, the second ends the process at once.
+fn watch_signals(stop: &Stop) {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM] {
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        // Registered in this order, the shutdown sees the flag of an earlier signal only.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, asked.clone());
+        let _ = signal_hook::flag::register(signal, asked);
+        let _ = signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize);
+    }
+}
+
+type Outcome = Result<()>;

@@ -1,0 +1,190 @@
+//! The arithmetic of the forward pass on sixteen images side by side: each value is a [`Lanes`], each weight a scalar.
+//!
+//! A lane never meets another one, so an image's result does not depend on its neighbours. Every multiply and add is
+//! rounded by itself, in the order written: the same bits on every CPU, whatever vectors `pulp` finds there.
+
+use pulp::Arch;
+use std::array::from_fn;
+
+/// Images computed together: two AVX2 registers, so that six rows of a product stay in registers.
+pub const LANES: usize = 16;
+
+/// One value of each image.
+pub type Lanes = [f32; LANES];
+
+const ZERO: Lanes = [0.0; LANES];
+
+/// Rows of a weight matrix whose sums are held in registers.
+const ROWS: usize = 6;
+
+#[inline(always)]
+fn simd<R>(body: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(body)
+}
+
+/// `out[r] += sum over k of weight[r][k] * x[k]`, with `weight` row-major.
+pub fn add_product(weight: &[f32], x: &[Lanes], out: &mut [Lanes]) {
+    assert_eq!(weight.len(), x.len() * out.len());
+    simd(#[inline(always)]
+    || {
+        let (blocks, rest) = out.as_chunks_mut::<ROWS>();
+        let (weight, weight_rest) = weight.split_at(blocks.len() * ROWS * x.len());
+        for (out, weight) in blocks.iter_mut().zip(weight.chunks_exact(ROWS * x.len())) {
+            add_rows(weight, x, out);
+        }
+        for (out, weight) in rest.iter_mut().zip(weight_rest.chunks_exact(x.len())) {
+            add_rows::<1>(weight, x, std::array::from_mut(out));
+        }
+    });
+}
+
+#[inline(always)]
+fn add_rows<const R: usize>(weight: &[f32], x: &[Lanes], out: &mut [Lanes; R]) {
+    let rows: [&[f32]; R] = from_fn(|r| &weight[r * x.len()..][..x.len()]);
+    let mut sums = [ZERO; R];
+    for (k, &x) in x.iter().enumerate() {
+        for r in 0..R {
+            sums[r] = zip(sums[r], x, |sum, x| sum + rows[r][k] * x);
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = zip(*out, sum, |o, s| o + s);
+    }
+}
+
+/// `x[i] += bias[i]`.
+pub fn add_bias(bias: &[f32], x: &mut [Lanes]) {
+    assert_eq!(bias.len(), x.len());
+    for (x, &b) in x.iter_mut().zip(bias) {
+        *x = map(*x, |x| x + b);
+    }
+}
+
+/// `out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`.
+pub fn layer_norm(weight: &[f32], bias: &[f32], epsilon: f32, x: &[Lanes], out: &mut [Lanes]) {
+    assert!(weight.len() == x.len() && bias.len() == x.len() && out.len() == x.len());
+    let count = x.len() as f32;
+    simd(#[inline(always)]
+    || {
+        let sum = x.iter().fold(ZERO, |sum, &x| zip(sum, x, |s, x| s + x));
+        let mean = map(sum, |sum| sum / count);
+        let mut squares = ZERO;
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = zip(x, mean, |x, m| x - m);
+            squares = zip(squares, *out, |s, o| s + o * o);
+        }
+        let deviation = map(squares, |sum| (sum / count + epsilon).sqrt());
+        for ((out, w), b) in out.iter_mut().zip(weight).zip(bias) {
+            *out = zip(*out, deviation, |o, d| o / d * w + b);
+        }
+    });
+}
+
+/// `x = x / (1 + exp(-1.702 x))`: the quick GELU.
+pub fn quick_gelu(x: &mut [Lanes]) {
+    simd(#[inline(always)]
+    || {
+        for x in x {
+            *x = map(*x, |x| x / (1.0 + exp(-1.702 * x)));
+        }
+    });
+}
+
+/// `out = softmax(scale * query . keys) . values`: one query of one attention head, for which `keys` and `values`
+/// have `stride` values per token, of which the first `query.len()` are this head's.
+/// `scores` has one entry per token and is overwritten.
+pub fn attend(query: &[Lanes], keys: &[Lanes], values: &[Lanes], stride: usize, scores: &mut [Lanes], out: &mut [Lanes]) {
+    let scale = (query.len() as f32).sqrt().recip();
+    simd(#[inline(always)]
+    || {
+        let mut most = [f32::NEG_INFINITY; LANES];
+        for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
+            let dot = query.iter().zip(key).fold(ZERO, |sum, (&q, &k)| zip(sum, zip(q, k, |q, k| q * k), |s, p| s + p));
+            *score = map(dot, |dot| dot * scale);
+            most = zip(most, *score, f32::max);
+        }
+        let mut total = ZERO;
+        for score in scores.iter_mut() {
+            *score = zip(*score, most, |s, m| exp(s - m));
+            total = zip(total, *score, |t, s| t + s);
+        }
+        out.fill(ZERO);
+        for (&score, value) in scores.iter().zip(values.chunks(stride)) {
+            let share = zip(score, total, |s, t| s / t);
+            for (out, &v) in out.iter_mut().zip(value) {
+                *out = zip(*out, zip(share, v, |s, v| s * v), |o, p| o + p);
+            }
+        }
+    });
+}
+
+/// `e^x` for x in [-87, 88], beyond which the nearer end counts; within 2 units in the last place.
+///
+/// `x = n ln 2 + r` with |r| <= ln 2 / 2; e^r by its series to r^7, 2^n by its bits. The library's `exp` is a call per
+/// value, which no vector unit helps.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts: the first has so few bits that its product with n is exact.
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let series = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let e_to_r = series.iter().fold(0.0, |sum, c| sum * r + c);
+    let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    e_to_r * two_to_n
+}
+
+/// `f(x)` in each lane. Lanes go in and out by value: so the compiler keeps them in registers.
+#[inline(always)]
+fn map(x: Lanes, f: impl Fn(f32) -> f32) -> Lanes {
+    from_fn(|l| f(x[l]))
+}
+
+/// `f(a, b)` in each lane.
+#[inline(always)]
+fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
+    from_fn(|l| f(a[l], b[l]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_adds_one_sum_per_row() {
+        // Eight rows: one block of six and two alone.
+        let weight: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let mut out = [[1.0; LANES]; 8];
+        add_product(&weight, &[[10.0; LANES], [1.0; LANES]], &mut out);
+        assert_eq!(out.map(|o| o[15]), [2.0, 24.0, 46.0, 68.0, 90.0, 112.0, 134.0, 156.0]);
+    }
+
+    #[test]
+    fn a_layer_norm_has_mean_zero_and_variance_one() {
+        let mut out = [[0.0; LANES]; 2];
+        layer_norm(&[1.0, 2.0], &[0.0, 0.5], 0.0, &[[3.0; LANES], [5.0; LANES]], &mut out);
+        assert_eq!(out.map(|o| o[0]), [-1.0, 2.5]);
+    }
+
+    #[test]
+    fn attention_to_equal_keys_is_the_mean_of_the_values() {
+        let values = [[1.0; LANES], [9.0; LANES], [3.0; LANES], [9.0; LANES]];
+        let mut out = [[7.0; LANES]];
+        attend(&[[0.5; LANES]], &[[1.0; LANES]; 4], &values, 2, &mut [[0.0; LANES]; 2], &mut out);
+        assert_eq!(out, [[2.0; LANES]]);
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for i in -87_000..=88_000 {
+            let x = i as f32 / 1000.0;
+            let expected = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / expected - 1.0).abs() < 2.0 * f64::from(f32::EPSILON), "exp({x})");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+}

@@ -1,0 +1,1 @@
+//! The embedded model family and the small network that scores its merges.

@@ -1,0 +1,171 @@
+//! One merge from recipe to published output: joins every room.
+
+mod machine;
+mod output;
+mod scoring;
+
+pub use scoring::Scoring;
+
+use crate::error::{Error, Result};
+use crate::method::{Method, Model, Scene};
+use crate::pass::{Action, Copied, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
+use crate::plan::{Options, Plan};
+use crate::recipe::Recipe;
+use crate::report::Report;
+use crate::sink::{Existing, Shards, Staging};
+use crate::source::{self, Files, Io, Links, PieceHash};
+use crate::survey::{Form, Survey};
+use crate::tensor::Bytes;
+use std::path::Path;
+use std::time::Instant;
+
+/// How a merge runs; none of it changes the output's bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// How files are read.
+    pub io: Io,
+    /// Whether inputs are hashed while they are read.
+    pub hash_inputs: bool,
+    /// What happens to an output that is there.
+    pub existing: Existing,
+    /// Hears how it goes.
+    pub progress: &'a (dyn Progress + 'a),
+    /// Can end it.
+    pub stop: &'a Stop,
+}
+
+impl std::fmt::Debug for dyn Progress + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// Reads the headers of all models (paths are relative to `folder`) and makes the plan.
+pub fn plan(recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+    let open = |reference: &String| source::open(reference, folder, links);
+    let base = recipe.base.as_ref().map(open).transpose()?;
+    let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
+    Plan::new(recipe, base, experts, options)
+}
+
+/// Fails if the machine has too little memory for the plan.
+pub fn check_memory(plan: &Plan) -> Result<()> {
+    machine::check_memory(plan.budget.peak_bytes())
+}
+
+/// Bytes that the output takes on disk, with the reserve.
+pub fn disk_bytes(plan: &Plan) -> Result<Bytes> {
+    output::disk_bytes(plan)
+}
+
+/// Pass 1 alone: scores, thresholds and masks.
+pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
+    check_memory(plan)?;
+    let files = open_files(plan, run.io)?;
+    let engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
+    let scoring = Scoring::gather(plan, &engine)?;
+    files.check_unchanged()?;
+    Ok(scoring)
+}
+
+/// The whole merge: `out` appears when it is complete, or not at all.
+pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
+    let start = Instant::now();
+    check_memory(plan)?;
+    output::check_disk(plan, out)?;
+    let staging = Staging::begin(out, &plan.id, run.existing)?;
+    let files = open_files(plan, run.io)?;
+    let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
+
+    let scoring = Scoring::gather(plan, &engine)?;
+    let (works, actions) = assign(plan, &scoring);
+    let method = start_method(plan)?;
+    let mut runs = scoring.runs.clone();
+    let done = survey(plan, &engine, method.as_ref(), &works, &actions, &mut runs)?;
+
+    let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
+    plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
+    let shards = Shards::create(staging.folder(), &plan.shards)?;
+    let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
+    let merge = Merge {
+        works: &works,
+        actions: &actions,
+        method: method.as_ref(),
+        done: &done,
+        hash: &hash,
+        written: &written,
+    };
+    let outcome = engine.merge(&merge, &shards)?;
+    shards.finish()?;
+    let (input_hashes, rest) = engine.finish_hashes()?;
+    runs.push(outcome.run.clone());
+    runs.extend((rest.bytes_read > 0).then_some(rest));
+    files.check_unchanged()?;
+    run.stop.check()?;
+
+    let made = output::Made { plan, scoring: &scoring, actions: &actions, outcome, written, input_hashes, runs, start };
+    let report = made.write(&staging)?;
+    staging.publish()?;
+    Ok(report)
+}
+
+fn open_files(plan: &Plan, io: Io) -> Result<Files> {
+    Files::open(plan.files.iter().map(|f| (f.path.as_path(), f.bytes)), io)
+}
+
+fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {
+    let model = Model { experts: plan.expert_count(), elements: plan.elements(), settings: &plan.settings };
+    (plan.recipe.method.start)(&model).map_err(|problem| Error::recipe(plan.recipe.method.name, problem))
+}
+
+/// What the mask means for each tensor: which sources are read, and what is done.
+fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
+    let needs_base = plan.recipe.method.form == Form::TaskVectors || plan.recipe.lwptv.is_some();
+    let base = plan.base().filter(|_| needs_base);
+    let mut works = Vec::with_capacity(plan.tensors.len());
+    let mut actions = Vec::with_capacity(plan.tensors.len());
+    for (tensor, t) in plan.tensors.iter().enumerate() {
+        let first = plan.experts().start;
+        let (copied, reason, sources) = match (t.layer, &scoring.mask) {
+            (None, _) => (Copied::Bytes, Reason::NotFloat, (0..plan.sources.len()).collect()),
+            (Some(layer), Some(mask)) if !mask.keeps(layer) => {
+                let same = t.dtype == t.places[plan.reference()].dtype;
+                (if same { Copied::Bytes } else { Copied::Cast }, Reason::Pruned, vec![plan.reference()])
+            }
+            (Some(layer), mask) => {
+                let takes = |s: &usize| mask.as_ref().is_none_or(|m| m.takes(layer, s - first));
+                let reason = if mask.is_some() { Reason::Kept } else { Reason::NoPruning };
+                (Copied::No, reason, base.into_iter().chain(plan.experts().filter(takes)).collect())
+            }
+        };
+        works.push(Work { tensor, sources });
+        actions.push(Action { copied, reason });
+    }
+    (works, actions)
+}
+
+/// Gathers what the method asks for, over the layers that are merged.
+fn survey(
+    plan: &Plan,
+    engine: &Engine<'_>,
+    method: &dyn Method,
+    works: &[Work],
+    actions: &[Action],
+    runs: &mut Vec<PassRun>,
+) -> Result<Vec<Survey>> {
+    let merged: Vec<Work> = works.iter().filter(|w| actions[w.tensor].copied == Copied::No).cloned().collect();
+    let shown: u64 = merged.iter().map(|w| plan.tensors[w.tensor].elements).sum();
+    let scene = Scene {
+        experts: plan.expert_count(),
+        elements: plan.elements(),
+        hidden: plan.elements() - shown,
+        workers: plan.options.threads,
+    };
+    let unhashed = vec![false; plan.sources.len()];
+    let mut done = Vec::new();
+    while let Some(mut statistic) = method.next_survey(scene, &done) {
+        runs.extend(engine.survey(&merged, statistic.as_mut(), &unhashed)?);
+        done.push(statistic.finish());
+    }
+    Ok(done)
+}

@@ -1,0 +1,188 @@
+//! Everything of the output besides tensor bytes: index, side files, recipe, card, report.
+
+use super::Scoring;
+use super::machine::peak_rss_bytes;
+use crate::error::{Error, Result};
+use crate::limits::DISK_RESERVE_BYTES;
+use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
+use crate::plan::{Plan, Shard};
+use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
+use crate::sink::{Staging, card, find_side_files, free_bytes};
+use crate::source::PieceHash;
+use crate::tensor::Bytes;
+use std::path::Path;
+use std::time::Instant;
+
+/// What the passes made.
+pub struct Made<'a> {
+    pub plan: &'a Plan,
+    pub scoring: &'a Scoring,
+    pub actions: &'a [Action],
+    pub outcome: Outcome,
+    pub written: Vec<PieceHash>,
+    pub input_hashes: Option<Vec<blake3::Hash>>,
+    pub runs: Vec<PassRun>,
+    pub start: Instant,
+}
+
+/// Bytes needed on disk.
+pub fn disk_bytes(plan: &Plan) -> Result<Bytes> {
+    let side: u64 = find_side_files(&plan.sources[plan.reference()].path)?
+        .iter()
+        .filter_map(|f| std::fs::metadata(&f.path).ok())
+        .map(|m| m.len())
+        .sum();
+    Ok(Bytes(plan.output_bytes() + side + DISK_RESERVE_BYTES))
+}
+
+/// Fails if the file system of `out` has too little space.
+pub fn check_disk(plan: &Plan, out: &Path) -> Result<()> {
+    let (needed, free) = (disk_bytes(plan)?, free_bytes(out)?);
+    if needed > free {
+        return Err(Error::NoSpace { path: out.to_owned(), needed, free });
+    }
+    Ok(())
+}
+
+impl Made<'_> {
+    /// Writes the files beside the weights, the report last.
+    pub fn write(mut self, staging: &Staging) -> Result<Report> {
+        let mut outputs = self.weight_files();
+        let mut write = |name: &str, content: &[u8]| {
+            staging.write(name, content)?;
+            let blake3 = blake3::hash(content).to_hex().to_string();
+            outputs.push(OutputFile { name: name.to_owned(), bytes: content.len() as u64, blake3 });
+            Ok(())
+        };
+        if self.plan.shards.len() > 1 {
+            write("model.safetensors.index.json", &index(self.plan))?;
+        }
+        let dtype = self.plan.recipe.dtype.filter(|_| self.plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
+        for file in find_side_files(&self.plan.sources[self.plan.reference()].path)? {
+            write(&file.name, &file.content(dtype)?)?;
+        }
+        write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
+        write("README.md", card(self.plan).as_bytes())?;
+        let report = self.report(outputs);
+        let mut json = serde_json::to_vec_pretty(&report).map_err(|e| Error::Usage(format!("report: {e}")))?;
+        json.push(b'\n');
+        staging.write("taskvec.json", &json)?;
+        Ok(report)
+    }
+
+    fn weight_files(&mut self) -> Vec<OutputFile> {
+        let file = |(shard, hash): (&Shard, PieceHash)| OutputFile {
+            name: shard.name.clone(),
+            bytes: shard.file_bytes(),
+            blake3: hash.finish().to_hex().to_string(),
+        };
+        self.plan.shards.iter().zip(std::mem::take(&mut self.written)).map(file).collect()
+    }
+
+    fn report(self, outputs: Vec<OutputFile>) -> Report {
+        let plan = self.plan;
+        let options = &plan.options;
+        let mut settings = plan.recipe.canonical();
+        settings["shard_bytes"] = options.shard_bytes.into();
+        settings["random_seed"] = options.seed.into();
+        settings["allow_non_finite"] = options.allow_non_finite.into();
+        Report {
+            schema_version: 1,
+            tool: "taskvec",
+            version: env!("CARGO_PKG_VERSION"),
+            plan_id: plan.id.clone(),
+            recipe_blake3: blake3::hash(plan.recipe.text.as_bytes()).to_hex().to_string(),
+            inputs: self.inputs(),
+            settings,
+            layers: self.scoring.layers(plan),
+            thresholds: self.scoring.mask.iter().flat_map(|m| m.thresholds.iter().map(|t| t.value())).collect(),
+            tensors: self.tensors(),
+            outputs,
+            run: RunReport {
+                passes: self.runs,
+                bytes_written: self.outcome.bytes_written
+                    + plan.shards.iter().map(|s| s.header.len() as u64).sum::<u64>(),
+                peak_rss_bytes: peak_rss_bytes(),
+                seconds: self.start.elapsed().as_secs_f64(),
+                threads: options.threads,
+                memory_bytes: options.memory_bytes,
+            },
+        }
+    }
+
+    fn inputs(&self) -> Vec<InputReport> {
+        let plan = self.plan;
+        let hash = |i: usize| self.input_hashes.as_ref().map(|h| h[i].to_hex().to_string());
+        let files = |source: usize| {
+            let mine = plan.files.iter().enumerate().filter(move |(_, f)| f.source == source);
+            mine.map(|(i, f)| InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }).collect()
+        };
+        let input = |(i, s): (usize, &crate::plan::Source)| InputReport {
+            role: if plan.base() == Some(i) { "base" } else { "expert" },
+            path: s.path.display().to_string(),
+            files: files(i),
+        };
+        plan.sources.iter().enumerate().map(input).collect()
+    }
+
+    fn tensors(&self) -> Vec<TensorReport> {
+        let tensor = |(i, t): (usize, &crate::plan::PlannedTensor)| {
+            let change =
+                self.outcome.changes[i].or_else(|| (t.elements == 0 && self.plan.has_base).then(Default::default));
+            let (action, reason) = describe(self.actions[i]);
+            TensorReport {
+                name: t.name.clone(),
+                shape: t.shape.clone(),
+                dtype: t.dtype.to_string(),
+                action,
+                reason,
+                elements_changed: change.map(|c| c.elements),
+                max_abs_delta: change.map(|c| c.max_abs),
+            }
+        };
+        self.plan.tensors.iter().enumerate().map(tensor).collect()
+    }
+}
+
+impl Scoring {
+    /// The layers as the report has them; empty without LwPTV.
+    pub fn layers(&self, plan: &Plan) -> Vec<LayerReport> {
+        let Some(mask) = &self.mask else { return Vec::new() };
+        let layer = |(i, l): (usize, &crate::plan::Layer)| LayerReport {
+            name: l.name.clone(),
+            tensors: l.tensors.iter().map(|&t| plan.tensors[t].name.clone()).collect(),
+            elements: l.elements,
+            scores: self.scores[i].clone(),
+            kept_by: mask.kept_by[i].clone(),
+            kept: mask.keeps(i),
+        };
+        plan.layers.iter().enumerate().map(layer).collect()
+    }
+}
+
+fn describe(action: Action) -> (TensorAction, &'static str) {
+    match (action.reason, action.copied) {
+        (Reason::NoPruning, _) => (TensorAction::Merged, "no lwptv stage: every float tensor is merged"),
+        (Reason::Kept, _) => (TensorAction::Merged, "the shared mask keeps its layer"),
+        (Reason::Pruned, Copied::Cast) => {
+            (TensorAction::Pruned, "the shared mask prunes its layer: the base's values in the output's dtype")
+        }
+        (Reason::Pruned, _) => (TensorAction::Pruned, "the shared mask prunes its layer: the base's bytes"),
+        (Reason::NotFloat, _) => (TensorAction::Copied, "not a float tensor, equal in all models"),
+    }
+}
+
+/// `model.safetensors.index.json`, as transformers reads it.
+fn index(plan: &Plan) -> Vec<u8> {
+    let weight_map: serde_json::Map<String, serde_json::Value> =
+        plan.tensors.iter().map(|t| (t.name.clone(), plan.shards[t.shard].name.clone().into())).collect();
+    let bytes: u64 = plan.shards.iter().map(|s| s.tensor_bytes).sum();
+    let parameters: u64 = plan.tensors.iter().map(|t| t.elements).sum();
+    let index = serde_json::json!({
+        "metadata": {"total_size": bytes, "total_parameters": parameters},
+        "weight_map": weight_map,
+    });
+    let mut text = serde_json::to_vec_pretty(&index).unwrap_or_default();
+    text.push(b'\n');
+    text
+}

@@ -1,0 +1,22 @@
+//! Pure loops over `&[f32]`: no I/O, no allocation, no threads, no dtype.
+//!
+//! Every multiply and add is rounded by itself, in the order written; nothing is contracted or reassociated, so each loop
+//! gives the same bits on every CPU. `pulp` compiles a loop once per instruction set and picks at run time.
+
+mod combine;
+mod count;
+mod deviate;
+mod elect;
+
+pub use combine::{add_scaled, axpy, delta, divide, scale};
+pub use count::{Change, change, first_beyond, first_non_finite};
+pub use deviate::{deviations, magnitudes};
+pub use elect::{elect_sum, select_max, select_sum, trim};
+
+use pulp::Arch;
+
+/// Runs `body`, a loop to be compiled for the widest vectors of this CPU.
+#[inline(always)]
+fn simd<R>(body: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(body)
+}

@@ -1,0 +1,70 @@
+//! Every limit of the tool, with its unit and its reason.
+
+/// Elements in a block: the run over which one `f64` partial sum is taken, and the piece that kernels work on.
+/// 16 KiB of `f32`, so that the pieces of a few models stay in the first two cache levels.
+pub const BLOCK_ELEMENTS: usize = 4096;
+
+/// Blocks in a chunk: block sums are added up per chunk, chunk sums per tensor, both in order, so that a tensor can
+/// be split between machines at chunk borders (one mebi-element) without changing a bit of its sum.
+pub const CHUNK_BLOCKS: usize = 256;
+
+/// A safetensors header may be this long at most; the limit of the `safetensors` crate.
+pub const HEADER_MAX_BYTES: u64 = 100_000_000;
+
+/// A shard index may be this long at most.
+pub const INDEX_MAX_BYTES: u64 = 64 << 20;
+
+/// A recipe may be this long at most.
+pub const RECIPE_MAX_BYTES: u64 = 4 << 20;
+
+/// A side file (tokenizer, configuration) larger than this is not copied from the base.
+pub const SIDE_FILE_MAX_BYTES: u64 = 256 << 20;
+
+/// Folders below a model's root that are searched for side files.
+pub const SIDE_FILE_MAX_DEPTH: usize = 3;
+
+/// Dimensions of a tensor, at most.
+pub const RANK_MAX: usize = 64;
+
+/// Length of a tensor's name, at most.
+pub const NAME_MAX_BYTES: usize = 1024;
+
+/// Models in one merge, at most: saliency multiplies by their number exactly in `f64`.
+pub const MODELS_MAX: usize = 4096;
+
+/// Bytes of input and output that one job holds at most: enough to make system calls rare, small enough that a job's
+/// data is still in the cache when it is decoded.
+pub const JOB_MAX_BYTES: usize = 8 << 20;
+
+/// Bytes that one job may be cut down to when the memory budget is small.
+pub const JOB_MIN_BYTES: usize = 64 << 10;
+
+/// Tiles in one job, at most: a job of many small tensors ends here even if its bytes are few.
+pub const JOB_MAX_TILES: usize = 1024;
+
+/// Jobs that wait between two stages of the pipeline, per compute thread.
+pub const QUEUE_JOBS_PER_THREAD: usize = 2;
+
+/// Memory that does not depend on the models: program text, stacks, allocator, channels.
+pub const FIXED_BYTES: usize = 24 << 20;
+
+/// Pages that the kernel maps around a touched one, at each end of a mapped tile.
+pub const MAP_SLOP_BYTES: usize = 64 << 10;
+
+/// Memory budget when none is given.
+pub const MEMORY_DEFAULT_BYTES: u64 = 1 << 30;
+
+/// Room that must stay free on the disk beyond the output.
+pub const DISK_RESERVE_BYTES: u64 = 16 << 20;
+
+/// Size of an output shard when none is given (mergekit's default).
+pub const SHARD_DEFAULT_BYTES: u64 = 5_000_000_000;
+
+/// Rows of a table of differences that are printed.
+pub const DIFFERENCES_SHOWN: usize = 10;
+
+/// Bytes after which the writer asks the kernel to start writing back what it holds.
+pub const WRITEBACK_BYTES: u64 = 32 << 20;
+
+const _: () = assert!(JOB_MIN_BYTES < JOB_MAX_BYTES);
+const _: () = assert!(BLOCK_ELEMENTS.is_power_of_two());

@@ -1,0 +1,123 @@
+//! What passes go through: tensors with the sources to read, cut into tiles, tiles gathered into jobs.
+
+use super::{Engine, PassRun};
+use crate::limits::JOB_MAX_TILES;
+use crate::plan::{Plan, in_flight_bytes};
+use std::ops::Range;
+
+/// A tensor's share of a pass.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Index into the plan's tensors.
+    pub tensor: usize,
+    /// The sources to read, ascending.
+    pub sources: Vec<Source>,
+}
+
+/// Index into the plan's sources.
+pub type Source = usize;
+
+/// A run of elements of one tensor.
+#[derive(Clone, Debug)]
+pub struct Tile {
+    /// Index into the pass's works.
+    pub work: usize,
+    /// First element.
+    pub start: u64,
+    /// Number of elements: whole blocks, but for the tensor's end.
+    pub elements: usize,
+}
+
+/// Tiles that travel together.
+#[derive(Debug, Default)]
+pub struct Job {
+    pub tiles: Vec<Tile>,
+    /// Input bytes.
+    pub read_bytes: usize,
+    /// Output bytes.
+    pub write_bytes: usize,
+    ranges: usize,
+}
+
+impl Job {
+    fn memory_bytes(&self) -> usize {
+        in_flight_bytes(self.read_bytes + self.write_bytes, self.ranges)
+    }
+}
+
+/// The byte range of a tile in one source's file: file, offset, length.
+pub fn range(plan: &Plan, work: &Work, tile: &Tile, source: Source) -> (usize, u64, usize) {
+    let place = plan.tensors[work.tensor].places[source];
+    let size = place.dtype.bytes();
+    (place.file, place.offset + tile.start * size as u64, tile.elements * size)
+}
+
+/// Cuts `works` into jobs, each with the memory it takes. `writes` tells whether output is made.
+pub fn jobs<'a>(plan: &'a Plan, works: &'a [Work], writes: bool) -> impl Iterator<Item = (usize, Job)> + Send + 'a {
+    let limit = plan.budget.job_bytes;
+    let mut tiles =
+        works.iter().enumerate().flat_map(move |(w, work)| tiles(plan, work, writes).map(move |t| (w, t))).peekable();
+    std::iter::from_fn(move || {
+        let mut job = Job::default();
+        while let Some((w, range)) = tiles.peek() {
+            let work = &works[*w];
+            let t = &plan.tensors[work.tensor];
+            let elements = (range.end - range.start) as usize;
+            let read = elements * t.element_bytes(work.sources.iter().copied());
+            let write = if writes { elements * t.dtype.bytes() } else { 0 };
+            let full = job.read_bytes + job.write_bytes + read + write > limit || job.ranges >= JOB_MAX_TILES;
+            if full && !job.tiles.is_empty() {
+                break;
+            }
+            job.tiles.push(Tile { work: *w, start: range.start, elements });
+            job.read_bytes += read;
+            job.write_bytes += write;
+            job.ranges += work.sources.len();
+            tiles.next();
+        }
+        (!job.tiles.is_empty()).then(|| (job.memory_bytes(), job))
+    })
+}
+
+fn tiles(plan: &Plan, work: &Work, writes: bool) -> impl Iterator<Item = Range<u64>> + Send + use<> {
+    let t = &plan.tensors[work.tensor];
+    let written = if writes { t.dtype.bytes() } else { 0 };
+    let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written) as u64;
+    let elements = t.elements;
+    (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements))
+}
+
+impl Engine<'_> {
+    /// Brings a job's ranges into memory; runs on the reader's thread.
+    pub(super) fn prepare(&self, works: &[Work], job: &Job) {
+        for tile in &job.tiles {
+            let work = &works[tile.work];
+            for &source in &work.sources {
+                let (file, offset, bytes) = range(self.plan, work, tile, source);
+                self.files.prepare(file, offset, bytes);
+            }
+        }
+    }
+
+    /// Announces a pass, runs it and measures it. `body` returns the bytes it read.
+    pub(super) fn measured(
+        &self,
+        name: &str,
+        works: &[Work],
+        writes: bool,
+        body: impl FnOnce() -> crate::error::Result<u64>,
+    ) -> crate::error::Result<PassRun> {
+        let bytes: u64 = works.iter().map(|w| self.work_bytes(w, writes)).sum();
+        self.progress.begin(name, bytes);
+        let start = std::time::Instant::now();
+        let result = body();
+        self.progress.end();
+        Ok(PassRun { name: name.to_owned(), bytes_read: result?, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    fn work_bytes(&self, work: &Work, writes: bool) -> u64 {
+        let t = &self.plan.tensors[work.tensor];
+        let read: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).sum();
+        read + if writes { t.bytes() } else { 0 }
+    }
+}

@@ -1,0 +1,306 @@
+//! The pass that makes the output: kept layers are decoded and merged, everything else is the base's bytes.
+
+use super::job::{Job, Tile, jobs, range};
+use super::pipeline::Pipeline;
+use super::scratch::{Scratch, Spans, blocks};
+use super::{Engine, PassRun, Source, Work};
+use crate::error::{Error, Result};
+use crate::kernel::{self, Change};
+use crate::limits::BLOCK_ELEMENTS;
+use crate::method::{self, Method};
+use crate::plan::PlannedTensor;
+use crate::source::{Counter, PieceHash};
+use crate::survey::Survey;
+use crate::tensor::Dtype;
+use std::fs::File;
+use std::ops::Range;
+
+/// Copies of at least this many bytes are left to the kernel; smaller ones ride in the job's buffer.
+const KERNEL_COPY_BYTES: usize = 256 << 10;
+
+/// What is done to a tensor, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// What.
+    pub copied: Copied,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Where an output tensor's bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// They are computed by the method.
+    No,
+    /// They are the bytes of the reference.
+    Bytes,
+    /// They are the values of the reference in the output's dtype.
+    Cast,
+}
+
+/// Why a tensor is treated as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// There is no LwPTV stage.
+    NoPruning,
+    /// The mask keeps its layer.
+    Kept,
+    /// The mask prunes its layer.
+    Pruned,
+    /// It holds integers or bools.
+    NotFloat,
+}
+
+/// Takes the output. Writes come from one thread, in job order.
+pub trait Target: Sync {
+    /// Writes `bytes` at `offset` of a shard.
+    fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Copies `bytes` at `from.1` of a file to `offset` of a shard inside the kernel; `false` if it cannot.
+    fn copy(&self, shard: usize, offset: u64, from: (&File, u64), bytes: u64) -> Result<bool>;
+}
+
+/// What the pass found out about the output's tensors.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How each tensor differs from the base; `None` where there is no base to compare with.
+    pub changes: Vec<Option<Change>>,
+    /// What the pass cost.
+    pub run: PassRun,
+    /// Bytes written.
+    pub bytes_written: u64,
+}
+
+/// The output bytes of a job: pieces of one buffer, and ranges to be copied.
+#[derive(Debug, Default)]
+struct Output {
+    bytes: Vec<u8>,
+    parts: Vec<Part>,
+    changes: Vec<(usize, Change)>,
+}
+
+#[derive(Debug)]
+struct Part {
+    shard: usize,
+    offset: u64,
+    bytes: usize,
+    /// File and offset of a range to be copied, instead of the next bytes of the buffer.
+    copy: Option<(usize, u64)>,
+}
+
+impl Output {
+    /// Appends a part to the buffer, joined with the one before it where they touch.
+    fn grow(&mut self, shard: usize, offset: u64, bytes: usize) -> &mut [u8] {
+        match self.parts.last_mut() {
+            Some(p) if p.copy.is_none() && p.shard == shard && p.offset + p.bytes as u64 == offset => p.bytes += bytes,
+            _ => self.parts.push(Part { shard, offset, bytes, copy: None }),
+        }
+        let start = self.bytes.len();
+        self.bytes.resize(start + bytes, 0);
+        &mut self.bytes[start..]
+    }
+}
+
+/// What a merge pass is given besides the plan.
+pub struct Merge<'a> {
+    /// Every tensor once, in order.
+    pub works: &'a [Work],
+    /// What to do, by tensor.
+    pub actions: &'a [Action],
+    /// The method, ready to merge.
+    pub method: &'a dyn Method,
+    /// What the method's surveys found.
+    pub done: &'a [Survey],
+    /// The sources to hash while they are read.
+    pub hash: &'a [bool],
+    /// One per shard: the hashes of what is written.
+    pub written: &'a [PieceHash],
+}
+
+impl Engine<'_> {
+    /// Makes the output.
+    pub fn merge(&self, merge: &Merge<'_>, target: &dyn Target) -> Result<Outcome> {
+        let counter = Counter::default();
+        let (free, reuse) = crossbeam_channel::unbounded::<Vec<u8>>();
+        let mut changes = vec![None; self.plan.tensors.len()];
+        let mut bytes_written = 0;
+        let worker = |_| {
+            let mut scratch = Scratch::new(self.plan.expert_count());
+            let mut buffers = vec![Vec::new(); self.plan.sources.len()];
+            let (counter, reuse) = (&counter, reuse.clone());
+            move |job: &Job| {
+                let mut bytes = reuse.try_recv().unwrap_or_default();
+                bytes.clear();
+                let mut output = Output { bytes, ..Output::default() };
+                for tile in &job.tiles {
+                    let spans = Spans::read(self, &merge.works[tile.work], tile, &mut buffers, counter, merge.hash)?;
+                    self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                }
+                output.hash(merge.written);
+                Ok(output)
+            }
+        };
+        let write = |job: Job, output: Output| {
+            bytes_written += self.write_out(&output, target)?;
+            for (tensor, change) in output.changes {
+                let sum: &mut Option<Change> = &mut changes[tensor];
+                *sum = Some(sum.unwrap_or_default().join(change));
+            }
+            let _ = free.send(output.bytes);
+            self.progress.advance((job.read_bytes + job.write_bytes) as u64);
+            Ok(())
+        };
+        let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };
+        let run = self.measured("merge", merge.works, true, || {
+            pipeline.run(jobs(self.plan, merge.works, true), |job| self.prepare(merge.works, job), worker, write)?;
+            Ok(counter.get())
+        })?;
+        Ok(Outcome { changes, run, bytes_written })
+    }
+
+    fn make_tile(
+        &self,
+        merge: &Merge<'_>,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        scratch: &mut Scratch,
+        output: &mut Output,
+    ) -> Result<()> {
+        let work = &merge.works[tile.work];
+        let t = &self.plan.tensors[work.tensor];
+        match merge.actions[work.tensor].copied {
+            Copied::Bytes => self.copy_tile(merge, work, tile, spans, output),
+            Copied::Cast => {
+                self.compute_tile(t, tile, output, |block, out| spans.decode(self.plan.reference(), block, out))
+            }
+            Copied::No => {
+                let settings = &self.plan.settings[t.settings];
+                let form = self.plan.recipe.method.form;
+                let with_base = self.plan.base().is_some_and(|b| work.sources.contains(&b));
+                let mut change = Change::default();
+                let mut stored = Vec::new();
+                self.compute_tile(t, tile, output, |block, out| {
+                    spans.load(block, form, with_base, scratch)?;
+                    out.resize(block.len(), 0.0);
+                    let tile = method::Tile { base: &scratch.base, experts: &mut scratch.experts };
+                    merge.method.merge(settings, merge.done, tile, out);
+                    if with_base {
+                        change = change.join(stored_change(t, &scratch.base, out, &mut stored));
+                    }
+                    Ok(())
+                })?;
+                if with_base {
+                    output.changes.push((work.tensor, change));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Encodes what `make` computes for each block of the tile.
+    fn compute_tile(
+        &self,
+        t: &PlannedTensor,
+        tile: &Tile,
+        output: &mut Output,
+        mut make: impl FnMut(&Range<usize>, &mut Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let size = t.dtype.bytes();
+        let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
+        let limit = t.dtype.largest_finite();
+        let mut out = Vec::with_capacity(BLOCK_ELEMENTS);
+        for block in blocks(tile.elements) {
+            make(&block, &mut out)?;
+            if !self.plan.options.allow_non_finite
+                && let Some(at) = kernel::first_beyond(&out, limit)
+            {
+                let index = tile.start + (block.start + at) as u64;
+                let dtype = t.dtype.to_string();
+                return Err(Error::Overflow { tensor: t.name.clone(), index, value: out[at], dtype });
+            }
+            t.dtype.encode(&out, &mut bytes[block.start * size..block.end * size]);
+        }
+        Ok(())
+    }
+
+    fn copy_tile(
+        &self,
+        merge: &Merge<'_>,
+        work: &Work,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        output: &mut Output,
+    ) -> Result<()> {
+        let t = &self.plan.tensors[work.tensor];
+        let reference = self.plan.reference();
+        let bytes = spans.bytes(reference);
+        for &other in work.sources.iter().filter(|&&s| s != reference) {
+            self.expect_equal(t, tile, (reference, bytes), (other, spans.bytes(other)))?;
+        }
+        let offset = t.offset + tile.start * t.dtype.bytes() as u64;
+        if bytes.len() < KERNEL_COPY_BYTES {
+            output.grow(t.shard, offset, bytes.len()).copy_from_slice(bytes);
+        } else {
+            let (file, from, _) = range(self.plan, work, tile, reference);
+            merge.written[t.shard].update(offset, bytes);
+            output.parts.push(Part { shard: t.shard, offset, bytes: bytes.len(), copy: Some((file, from)) });
+        }
+        if self.plan.has_base {
+            output.changes.push((work.tensor, Change::default()));
+        }
+        Ok(())
+    }
+
+    fn expect_equal(&self, t: &PlannedTensor, tile: &Tile, a: (Source, &[u8]), b: (Source, &[u8])) -> Result<()> {
+        let Some(at) = a.1.iter().zip(b.1).position(|(a, b)| a != b) else { return Ok(()) };
+        let path = |source: Source| self.files.path(t.places[source].file).to_owned();
+        Err(Error::CopiedDiffers {
+            path: path(b.0),
+            other: path(a.0),
+            tensor: t.name.clone(),
+            dtype: t.dtype.to_string(),
+            index: tile.start + (at / t.dtype.bytes()) as u64,
+        })
+    }
+
+    fn write_out(&self, output: &Output, target: &dyn Target) -> Result<u64> {
+        let (mut at, mut written) = (0, 0);
+        for part in &output.parts {
+            written += part.bytes as u64;
+            let Some((file, offset)) = part.copy else {
+                target.write(part.shard, part.offset, &output.bytes[at..at + part.bytes])?;
+                at += part.bytes;
+                continue;
+            };
+            if !target.copy(part.shard, part.offset, (self.files.file(file), offset), part.bytes as u64)? {
+                let mut buffer = Vec::new();
+                let span = self.files.span(file, offset, part.bytes, &mut buffer, &Counter::default())?;
+                target.write(part.shard, part.offset, &span)?;
+            }
+        }
+        Ok(written)
+    }
+}
+
+impl Output {
+    fn hash(&self, shards: &[PieceHash]) {
+        let mut at = 0;
+        for part in self.parts.iter().filter(|p| p.copy.is_none()) {
+            shards[part.shard].update(part.offset, &self.bytes[at..at + part.bytes]);
+            at += part.bytes;
+        }
+    }
+}
+
+/// How the values as stored differ from the base.
+fn stored_change(t: &PlannedTensor, base: &[f32], out: &[f32], stored: &mut Vec<f32>) -> Change {
+    if t.dtype == Dtype::F32 {
+        return kernel::change(base, out);
+    }
+    let mut bytes = [0; BLOCK_ELEMENTS * 8];
+    let bytes = &mut bytes[..out.len() * t.dtype.bytes()];
+    t.dtype.encode(out, bytes);
+    stored.resize(out.len(), 0.0);
+    t.dtype.decode(bytes, stored);
+    kernel::change(base, stored)
+}

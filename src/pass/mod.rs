@@ -1,0 +1,90 @@
+//! The engine: the only threads and channels. It reads, computes and writes side by side, in jobs of a few mebibytes,
+//! under a byte budget, and knows no method: a pass either feeds a statistic or merges.
+
+mod job;
+mod merge;
+mod pipeline;
+mod progress;
+mod scratch;
+mod survey;
+mod window;
+
+pub use job::{Source, Work};
+pub use merge::{Action, Copied, Merge, Outcome, Reason, Target};
+pub use progress::{Progress, Silent, Stop};
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::source::{Counter, Files, PieceHash};
+use serde::Serialize;
+use std::time::Instant;
+use window::Window;
+
+/// What a pass cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct PassRun {
+    /// Its name.
+    pub name: String,
+    /// Bytes of tensors read from the inputs.
+    pub bytes_read: u64,
+    /// Seconds from first to last byte.
+    pub seconds: f64,
+}
+
+/// Runs the passes of one plan.
+pub struct Engine<'a> {
+    plan: &'a Plan,
+    files: &'a Files,
+    pool: rayon::ThreadPool,
+    window: Window,
+    progress: &'a dyn Progress,
+    stop: &'a Stop,
+    /// One per file, if inputs are hashed.
+    hashes: Option<Vec<PieceHash>>,
+}
+
+impl<'a> Engine<'a> {
+    /// Starts the compute threads.
+    pub fn new(
+        plan: &'a Plan,
+        files: &'a Files,
+        hash_inputs: bool,
+        progress: &'a dyn Progress,
+        stop: &'a Stop,
+    ) -> Result<Self> {
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(plan.options.threads);
+        let pool = builder
+            .thread_name(|i| format!("compute-{i}"))
+            .build()
+            .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", plan.options.threads)))?;
+        let hashes = hash_inputs.then(|| plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect());
+        let window = Window::new(plan.budget.window_bytes);
+        Ok(Self { plan, files, pool, window, progress, stop, hashes })
+    }
+
+    /// Ends input hashing: reads what no pass has read (headers, copied tensors) and returns one hash per file.
+    pub fn finish_hashes(&mut self) -> Result<(Option<Vec<blake3::Hash>>, PassRun)> {
+        let start = Instant::now();
+        let counter = Counter::default();
+        let Some(hashes) = self.hashes.take() else {
+            return Ok((None, PassRun { name: "hash".into(), bytes_read: 0, seconds: 0.0 }));
+        };
+        let mut buffer = Vec::new();
+        let piece_bytes = self.plan.budget.job_bytes as u64;
+        for (file, hash) in hashes.iter().enumerate() {
+            for gap in hash.missing() {
+                let mut at = gap.start;
+                while at < gap.end {
+                    self.stop.check()?;
+                    let bytes = piece_bytes.min(gap.end - at);
+                    self.files.prepare(file, at, bytes as usize);
+                    hash.update(at, &self.files.span(file, at, bytes as usize, &mut buffer, &counter)?);
+                    at += bytes;
+                }
+            }
+        }
+        let run =
+            PassRun { name: "hash the rest".into(), bytes_read: counter.get(), seconds: start.elapsed().as_secs_f64() };
+        Ok((Some(hashes.into_iter().map(PieceHash::finish).collect()), run))
+    }
+}

@@ -1,0 +1,303 @@
+//! Recipe and inventories to a [`Plan`]: everything that can be known before a tensor byte is read.
+//!
+//! Pure: no file is opened here. After [`Plan::new`] no stage checks names, shapes, dtypes, settings or budgets again.
+
+mod align;
+mod budget;
+mod depth;
+mod layers;
+mod layout;
+mod show;
+
+pub use budget::{Budget, in_flight_bytes};
+pub use layers::Layer;
+pub use layout::Shard;
+
+use crate::error::{Error, Result};
+use crate::limits::{BLOCK_ELEMENTS, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
+use crate::method::{Model, Settings};
+use crate::recipe::Recipe;
+use crate::survey::{Form, Score};
+use crate::tensor::{Dtype, Inventory};
+use std::path::PathBuf;
+
+/// Changes when the same recipe and inputs would give other bytes.
+const SEMANTICS: u32 = 1;
+
+/// What the user can choose besides the recipe.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Peak memory allowed, in bytes.
+    pub memory_bytes: u64,
+    /// Compute threads.
+    pub threads: usize,
+    /// Tensor bytes of one output shard, at most (a larger tensor gets a shard of its own).
+    pub shard_bytes: u64,
+    /// Seed of random scores.
+    pub seed: u64,
+    /// Whether NaN and infinities may pass.
+    pub allow_non_finite: bool,
+    /// Elements of a tile, at most; for tests. `None`: from the budget.
+    pub tile_elements: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory_bytes: MEMORY_DEFAULT_BYTES,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            shard_bytes: SHARD_DEFAULT_BYTES,
+            seed: 0,
+            allow_non_finite: false,
+            tile_elements: None,
+        }
+    }
+}
+
+/// One merge, ready to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// What it was made from.
+    pub recipe: Recipe,
+    /// The choices besides the recipe.
+    pub options: Options,
+    /// All models: the base first, if there is one, then the experts in recipe order.
+    pub sources: Vec<Source>,
+    /// Whether `sources[0]` is the base.
+    pub has_base: bool,
+    /// All weight files, source by source.
+    pub files: Vec<PlannedFile>,
+    /// The output's tensors, in the order of the base (of the first model where there is no base).
+    pub tensors: Vec<PlannedTensor>,
+    /// The layers that LwPTV scores; every float tensor is in one.
+    pub layers: Vec<Layer>,
+    /// The distinct settings of the method.
+    pub settings: Vec<Settings>,
+    /// The output's weight files.
+    pub shards: Vec<Shard>,
+    /// Memory and tiles.
+    pub budget: Budget,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// blake3 over everything that decides the output's bytes.
+    pub id: String,
+}
+
+/// A model of the merge.
+#[derive(Debug)]
+pub struct Source {
+    /// As the recipe names it.
+    pub label: String,
+    /// Where it was found.
+    pub path: PathBuf,
+}
+
+/// A weight file of a model.
+#[derive(Debug)]
+pub struct PlannedFile {
+    /// Index into [`Plan::sources`].
+    pub source: usize,
+    /// Its name in the model's folder.
+    pub name: String,
+    /// Where it is opened.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A tensor of the output.
+#[derive(Debug)]
+pub struct PlannedTensor {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Product of the shape.
+    pub elements: u64,
+    /// Its layer; `None` for integer and bool tensors, which are copied.
+    pub layer: Option<usize>,
+    /// Index into [`Plan::settings`].
+    pub settings: usize,
+    /// Where it lies in each source.
+    pub places: Vec<Place>,
+    /// Its dtype in the output.
+    pub dtype: Dtype,
+    /// Index into [`Plan::shards`].
+    pub shard: usize,
+    /// First byte in the shard's file.
+    pub offset: u64,
+}
+
+/// Where a tensor lies in a source.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Index into [`Plan::files`].
+    pub file: usize,
+    /// Its dtype there.
+    pub dtype: Dtype,
+    /// First byte in the file.
+    pub offset: u64,
+}
+
+impl PlannedTensor {
+    /// Bytes of the tensor in the output.
+    pub fn bytes(&self) -> u64 {
+        self.elements * self.dtype.bytes() as u64
+    }
+
+    /// Bytes of one element in all these sources together.
+    pub fn element_bytes(&self, sources: impl Iterator<Item = usize>) -> usize {
+        sources.map(|s| self.places[s].dtype.bytes()).sum()
+    }
+
+    /// Bytes of the tensor in one source.
+    pub fn source_bytes(&self, source: usize) -> u64 {
+        self.elements * self.places[source].dtype.bytes() as u64
+    }
+}
+
+impl Plan {
+    /// Aligns the models and settles everything else. `base` must be given if the recipe names one.
+    pub fn new(recipe: Recipe, base: Option<Inventory>, experts: Vec<Inventory>, options: Options) -> Result<Self> {
+        assert_eq!(recipe.base.is_some(), base.is_some());
+        assert_eq!(recipe.experts.len(), experts.len());
+        let has_base = base.is_some();
+        let inventories: Vec<Inventory> = base.into_iter().chain(experts).collect();
+        let id = identity(&recipe, &inventories, &options);
+        let mut tensors = align::align(&inventories, recipe.dtype)?;
+        let layers = layers::build(&mut tensors, recipe.lwptv.as_ref().map(|l| &l.layer));
+        let settings = depth::settle(&mut tensors, &recipe)?;
+        let shards = layout::lay_out(&mut tensors, options.shard_bytes);
+        let (sources, files) = flatten(inventories);
+
+        let elements = layers.iter().map(|l| l.elements).sum();
+        let model = Model { experts: recipe.experts.len(), elements, settings: &settings };
+        let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
+        let resident = method.resident_bytes(options.threads);
+        let widest = tensors.iter().map(|t| t.element_bytes(0..sources.len()) + t.dtype.bytes()).max().unwrap_or(1);
+        let budget = Budget::new(&options, sources.len(), tensors.len(), widest, resident)?;
+        let mut plan = Self {
+            recipe,
+            options,
+            sources,
+            has_base,
+            files,
+            tensors,
+            layers,
+            settings,
+            shards,
+            budget,
+            warnings: Vec::new(),
+            id,
+        };
+        plan.warnings = plan.warn();
+        Ok(plan)
+    }
+
+    /// The base's index among the sources.
+    pub fn base(&self) -> Option<usize> {
+        self.has_base.then_some(0)
+    }
+
+    /// The sources of the experts.
+    pub fn experts(&self) -> std::ops::Range<usize> {
+        usize::from(self.has_base)..self.sources.len()
+    }
+
+    /// Number of experts, K.
+    pub fn expert_count(&self) -> usize {
+        self.experts().len()
+    }
+
+    /// The source whose order, side files and copied tensors the output takes.
+    pub fn reference(&self) -> usize {
+        0
+    }
+
+    /// Elements of all float tensors.
+    pub fn elements(&self) -> u64 {
+        self.layers.iter().map(|l| l.elements).sum()
+    }
+
+    /// Bytes of the output's weight files.
+    pub fn output_bytes(&self) -> u64 {
+        self.shards.iter().map(Shard::file_bytes).sum()
+    }
+
+    /// Bytes of all tensors of one source.
+    pub fn source_bytes(&self, source: usize) -> u64 {
+        self.tensors.iter().map(|t| t.source_bytes(source)).sum()
+    }
+
+    /// Bytes that pass 1 reads; `None` if there is no pass 1.
+    pub fn survey_bytes(&self) -> Option<u64> {
+        let lwptv = self.recipe.lwptv.as_ref()?;
+        let sources = match lwptv.score {
+            Score::Saliency => self.experts(),
+            Score::Magnitude => 0..self.sources.len(),
+            Score::Random => return None,
+        };
+        let floats = self.tensors.iter().filter(|t| t.layer.is_some());
+        Some(floats.map(|t| sources.clone().map(|s| t.source_bytes(s)).sum::<u64>()).sum())
+    }
+
+    /// Elements of a tile of `tensor`, read from sources that take `element_bytes` an element: whole blocks.
+    pub fn tile_elements(&self, element_bytes: usize) -> usize {
+        let fit = self.budget.job_bytes / element_bytes.max(1);
+        let wanted = self.options.tile_elements.unwrap_or(usize::MAX).min(fit);
+        wanted.next_multiple_of(BLOCK_ELEMENTS).min((fit / BLOCK_ELEMENTS).max(1) * BLOCK_ELEMENTS)
+    }
+
+    fn warn(&self) -> Vec<String> {
+        let mut warnings = self.recipe.notes.clone();
+        let floats = || self.tensors.iter().filter(|t| t.layer.is_some());
+        if floats().any(|t| t.places.iter().any(|p| p.dtype == Dtype::F64)) {
+            warnings.push("F64 tensors are rounded to f32 before they are merged (docs/numerics.md)".into());
+        }
+        let mixed = floats().filter(|t| t.places.iter().any(|p| p.dtype != t.places[0].dtype)).count();
+        if mixed > 0 {
+            warnings.push(format!("{mixed} tensors differ in dtype between models; each is widened exactly"));
+        }
+        let cast = floats().filter(|t| t.dtype != t.places[0].dtype).count();
+        if cast > 0 {
+            let name = &self.sources[self.reference()].label;
+            warnings.push(format!("{cast} tensors are written in another dtype than `{name}` has them"));
+        }
+        if self.recipe.method.form == Form::Weights && self.has_base && self.recipe.lwptv.is_none() {
+            warnings.push(format!(
+                "{} does not use base_model without lwptv; it gives the order and side files",
+                self.recipe.method.name
+            ));
+        }
+        if self.layers.is_empty() {
+            warnings.push("no float tensors: everything is copied".into());
+        }
+        warnings
+    }
+}
+
+fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> String {
+    let files =
+        |i: &Inventory| i.files.iter().map(|f| serde_json::json!([f.bytes, f.header_blake3])).collect::<Vec<_>>();
+    let all = serde_json::json!({
+        "semantics": SEMANTICS,
+        "recipe": recipe.canonical(),
+        "text": blake3::hash(recipe.text.as_bytes()).to_hex().as_str(),
+        "inputs": inventories.iter().map(files).collect::<Vec<_>>(),
+        "shard_bytes": options.shard_bytes,
+        "seed": options.seed,
+        "allow_non_finite": options.allow_non_finite,
+    });
+    blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
+}
+
+fn flatten(inventories: Vec<Inventory>) -> (Vec<Source>, Vec<PlannedFile>) {
+    let (mut sources, mut files) = (Vec::new(), Vec::new());
+    for (source, inventory) in inventories.into_iter().enumerate() {
+        for f in inventory.files {
+            files.push(PlannedFile { source, name: f.name, path: f.path, bytes: f.bytes });
+        }
+        sources.push(Source { label: inventory.label, path: inventory.path });
+    }
+    (sources, files)
+}

@@ -1,0 +1,104 @@
+//! The plan as a person reads it.
+
+use super::Plan;
+use crate::tensor::Bytes;
+use std::fmt;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = self.recipe.method;
+        writeln!(f, "method    {}: {}", method.name, method.summary)?;
+        match &self.recipe.lwptv {
+            Some(l) => {
+                writeln!(
+                    f,
+                    "lwptv     eta {}, layer {}, score {:?}, consensus {:?}",
+                    l.eta,
+                    l.layer.describe(),
+                    l.score,
+                    l.consensus
+                )?;
+            }
+            None => writeln!(f, "lwptv     off: every layer is merged")?,
+        }
+        for (i, s) in self.sources.iter().enumerate() {
+            let role = if self.base() == Some(i) { "base" } else { "expert" };
+            let files = self.files.iter().filter(|p| p.source == i).count();
+            writeln!(
+                f,
+                "{role:<9} {} ({}, {files} {})",
+                s.label,
+                Bytes(self.source_bytes(i)),
+                if files == 1 { "file" } else { "files" }
+            )?;
+        }
+        let floats = self.tensors.iter().filter(|t| t.layer.is_some()).count();
+        write!(
+            f,
+            "tensors   {}, {} elements",
+            self.tensors.len(),
+            self.tensors.iter().map(|t| t.elements).sum::<u64>()
+        )?;
+        match self.tensors.len() - floats {
+            0 => writeln!(f)?,
+            n => writeln!(f, "; {n} of integers or bools, copied")?,
+        }
+        writeln!(f, "layers    {}", self.layers.len())?;
+        self.show_passes(f)?;
+        let shards = self.shards.len();
+        writeln!(
+            f,
+            "output    {} in {shards} {}",
+            Bytes(self.output_bytes()),
+            if shards == 1 { "file" } else { "files" }
+        )?;
+        let b = &self.budget;
+        writeln!(
+            f,
+            "memory    peak {} (jobs of {}, {} under way; budget {})",
+            Bytes(b.peak_bytes()),
+            Bytes(b.job_bytes as u64),
+            Bytes(b.window_bytes as u64),
+            Bytes(self.options.memory_bytes)
+        )?;
+        for warning in &self.warnings {
+            writeln!(f, "note      {warning}")?;
+        }
+        write!(f, "plan id   {}", &self.id[..16])
+    }
+}
+
+impl Plan {
+    fn show_passes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base = self.base().map_or(0, |b| self.source_bytes(b));
+        let experts: u64 = self.experts().map(|s| self.source_bytes(s)).sum();
+        let (mut reads, mut at_most) = (base + experts, base + experts);
+        if let Some(bytes) = self.survey_bytes() {
+            writeln!(f, "pass      score: reads {}", Bytes(bytes))?;
+            reads += bytes;
+            at_most += bytes;
+        }
+        if self.recipe.method.passes != "1" {
+            let surveys = self.recipe.method.passes.parse::<u64>().unwrap_or(1) - 1;
+            writeln!(
+                f,
+                "passes    {surveys} for statistics of the method: each reads at most {}",
+                Bytes(base + experts)
+            )?;
+            at_most += surveys * (base + experts);
+            reads = at_most;
+        }
+        if self.recipe.lwptv.is_some() {
+            writeln!(
+                f,
+                "pass      merge: reads {} of the base and at most {} of the experts (kept layers)",
+                Bytes(base),
+                Bytes(experts)
+            )?;
+            writeln!(f, "reads     at most {}", Bytes(at_most))
+        } else {
+            writeln!(f, "pass      merge: reads {}", Bytes(base + experts))?;
+            writeln!(f, "reads     {}", Bytes(reads))
+        }
+    }
+}

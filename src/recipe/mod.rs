@@ -1,0 +1,125 @@
+//! What to merge and how: mergekit's YAML and our `lwptv` block, parsed into a [`Recipe`] that cannot be wrong.
+
+mod flags;
+mod lwptv;
+mod node;
+mod parse;
+mod setting;
+mod suggest;
+
+pub use flags::Flags;
+pub use lwptv::{LayerRule, Lwptv};
+pub use setting::Setting;
+pub use suggest::unknown;
+
+use crate::error::{Error, Result};
+use crate::method::{Entry, Scope, Settings};
+use crate::tensor::Dtype;
+use std::collections::BTreeMap;
+
+/// A parsed recipe.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The text it was parsed from.
+    pub text: String,
+    /// The merge method.
+    pub method: &'static Entry,
+    /// `base_model`: theta_0.
+    pub base: Option<String>,
+    /// The experts, in recipe order.
+    pub experts: Vec<Expert>,
+    /// The top-level parameters.
+    pub parameters: Parameters,
+    /// The pruning stage.
+    pub lwptv: Option<Lwptv>,
+    /// The output dtype asked for (`out_dtype`, else `dtype`).
+    pub dtype: Option<Dtype>,
+    /// What was accepted without effect.
+    pub notes: Vec<String>,
+}
+
+/// One model to merge.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// The model as written.
+    pub model: String,
+    /// Its own parameters.
+    pub parameters: Parameters,
+}
+
+/// Parameters as written, by name.
+pub type Parameters = BTreeMap<&'static str, Setting>;
+
+impl Recipe {
+    /// Parses YAML.
+    pub fn parse(text: &str) -> Result<Self> {
+        parse::parse(text)
+    }
+
+    /// Replaces or adds the pruning ratio.
+    pub fn set_eta(&mut self, eta: crate::mask::Eta) {
+        match &mut self.lwptv {
+            Some(lwptv) => lwptv.eta = eta,
+            None => self.lwptv = Some(Lwptv::new(eta)),
+        }
+    }
+
+    /// Checks what depends on several parts; called by [`Recipe::parse`] and again after overrides.
+    pub fn check(&self) -> Result<()> {
+        let Some(lwptv) = &self.lwptv else { return Ok(()) };
+        if self.base.is_none() {
+            let problem = "pruned layers take the base's values; add base_model";
+            return Err(Error::recipe("base_model", format!("missing, but lwptv is on: {problem}")));
+        }
+        if self.experts.len() < 2 {
+            let problem =
+                "with one expert every score of eq. 5 is 0, so every layer would be pruned; add experts, or drop lwptv";
+            return Err(Error::recipe("models", format!("lwptv needs at least two experts: {problem}")));
+        }
+        if lwptv.scale_by_eta && !self.method.parameters.iter().any(|p| p.name == "weight") {
+            let problem = format!("`{}` has no weights to scale", self.method.name);
+            return Err(Error::recipe("lwptv.scale_by_eta", problem));
+        }
+        Ok(())
+    }
+
+    /// The values of all parameters for tensor `name` at depth `t`.
+    pub fn settings(&self, name: &str, t: f64) -> Result<Settings> {
+        let mut values = Vec::with_capacity(self.method.parameters.len());
+        for p in self.method.parameters {
+            let top = self.parameters.get(p.name).and_then(|s| s.at(name, t));
+            let missing = |place: String| {
+                let problem =
+                    format!("`{}` has no value for tensor `{name}`, and {} requires one", p.name, self.method.name);
+                Error::recipe(place, problem)
+            };
+            let of_expert = |(i, e): (usize, &Expert)| {
+                let own = e.parameters.get(p.name).and_then(|s| s.at(name, t));
+                own.or(top).or(p.default).ok_or_else(|| missing(format!("models[{i}] ({})", e.model)))
+            };
+            values.push(match p.scope {
+                Scope::Global => vec![top.or(p.default).ok_or_else(|| missing("parameters".into()))?],
+                Scope::Model => self.experts.iter().enumerate().map(of_expert).collect::<Result<_>>()?,
+            });
+        }
+        let mut settings = Settings::new(self.method.parameters, values);
+        if let Some(lwptv) = self.lwptv.as_ref().filter(|l| l.scale_by_eta) {
+            settings.multiply("weight", lwptv.eta.get());
+        }
+        Ok(settings)
+    }
+
+    /// Everything that decides the output, without paths: for the plan's identity.
+    pub fn canonical(&self) -> serde_json::Value {
+        let parameters = |p: &Parameters| {
+            p.iter().map(|(name, s)| ((*name).to_owned(), s.canonical())).collect::<serde_json::Map<_, _>>()
+        };
+        serde_json::json!({
+            "merge_method": self.method.name,
+            "experts": self.experts.iter().map(|e| parameters(&e.parameters)).collect::<Vec<_>>(),
+            "parameters": parameters(&self.parameters),
+            "lwptv": self.lwptv.as_ref().map(Lwptv::canonical),
+            "dtype": self.dtype.map(Dtype::header_name),
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! `taskvec.json`: what was done to each tensor, from what, to what.
+//!
+//! Two runs of the same merge differ in the fields under `run` only.
+
+use crate::pass::PassRun;
+use serde::Serialize;
+
+/// The report; `schema_version` 1.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// 1.
+    pub schema_version: u32,
+    /// `taskvec`.
+    pub tool: &'static str,
+    /// The tool's version.
+    pub version: &'static str,
+    /// blake3 of everything that decides the output's bytes, input headers included.
+    pub plan_id: String,
+    /// blake3 of the recipe's text.
+    pub recipe_blake3: String,
+    /// The models, base first.
+    pub inputs: Vec<InputReport>,
+    /// The effective settings, overrides included.
+    pub settings: serde_json::Value,
+    /// The layers with their scores; empty without LwPTV.
+    pub layers: Vec<LayerReport>,
+    /// Per task the score above which a layer is kept; `null` where eta keeps all or none.
+    pub thresholds: Vec<Option<f64>>,
+    /// Every output tensor, in file order.
+    pub tensors: Vec<TensorReport>,
+    /// Every file of the output but this one.
+    pub outputs: Vec<OutputFile>,
+    /// What the run cost.
+    pub run: RunReport,
+}
+
+/// A model that was read.
+#[derive(Debug, Serialize)]
+pub struct InputReport {
+    /// `base` or `expert`.
+    pub role: &'static str,
+    /// Where it was found.
+    pub path: String,
+    /// Its weight files.
+    pub files: Vec<InputFile>,
+}
+
+/// A file that was read.
+#[derive(Debug, Serialize)]
+pub struct InputFile {
+    /// Name in the model's folder.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// Hash; `null` with `--no-input-hashes`.
+    pub blake3: Option<String>,
+}
+
+/// A layer's scores.
+#[derive(Debug, Serialize)]
+pub struct LayerReport {
+    /// Its name.
+    pub name: String,
+    /// Its tensors.
+    pub tensors: Vec<String>,
+    /// Elements.
+    pub elements: u64,
+    /// Per task.
+    pub scores: Vec<f64>,
+    /// Per task: its own mask.
+    pub kept_by: Vec<bool>,
+    /// The shared mask.
+    pub kept: bool,
+}
+
+/// What was done to a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TensorAction {
+    /// Computed.
+    Merged,
+    /// The base's, because the mask prunes its layer.
+    Pruned,
+    /// Taken over.
+    Copied,
+}
+
+/// An output tensor.
+#[derive(Debug, Serialize)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its dtype in the output.
+    pub dtype: String,
+    /// What was done.
+    pub action: TensorAction,
+    /// Why.
+    pub reason: &'static str,
+    /// Elements that differ from the base as stored; `null` where the base was not read.
+    pub elements_changed: Option<u64>,
+    /// The largest difference from the base.
+    pub max_abs_delta: Option<f32>,
+}
+
+/// A file that was written.
+#[derive(Debug, Serialize)]
+pub struct OutputFile {
+    /// Name in the output.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// Hash.
+    pub blake3: String,
+}
+
+/// What the run cost.
+#[derive(Debug, Serialize)]
+pub struct RunReport {
+    /// The passes.
+    pub passes: Vec<PassRun>,
+    /// Bytes written to weight files.
+    pub bytes_written: u64,
+    /// The largest resident set, mapped pages included.
+    pub peak_rss_bytes: u64,
+    /// From start to before publishing.
+    pub seconds: f64,
+    /// Compute threads.
+    pub threads: usize,
+    /// The budget.
+    pub memory_bytes: u64,
+}

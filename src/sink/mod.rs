@@ -1,0 +1,11 @@
+//! What is written: a staging folder beside the output, filled, synced, and given its final name in one step.
+
+mod card;
+mod shards;
+mod side_files;
+mod staging;
+
+pub use card::card;
+pub use shards::Shards;
+pub use side_files::{SideFile, find as find_side_files};
+pub use staging::{Existing, Staging, free_bytes};

@@ -1,0 +1,109 @@
+//! What travels with the weights: configuration, tokenizer, and every other small file of the base.
+
+use crate::error::{Error, Result};
+use crate::limits::{SIDE_FILE_MAX_BYTES, SIDE_FILE_MAX_DEPTH};
+use crate::tensor::Dtype;
+use std::path::{Path, PathBuf};
+
+/// A file to be written beside the weights.
+#[derive(Debug)]
+pub struct SideFile {
+    /// Its name inside the output, with folders.
+    pub name: String,
+    /// Where it is read from.
+    pub path: PathBuf,
+}
+
+/// Files that taskvec writes itself.
+const OWN: &[&str] = &["README.md", "mergekit_config.yml", "taskvec.json"];
+
+/// Weights in any format, and other files that belong to one checkpoint alone.
+const WEIGHTS: &[&str] =
+    &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "npz", "tvd", "pkl", "tflite", "ot"];
+
+/// The side files of the model at `path`, by name. A model that is a single file has none.
+pub fn find(path: &Path) -> Result<Vec<SideFile>> {
+    let mut found = Vec::new();
+    let root = match path.extension().and_then(|e| e.to_str()) {
+        Some("json") => path.parent().unwrap_or(path),
+        _ => path,
+    };
+    if root.is_dir() {
+        collect(root, "", 0, &mut found)?;
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn collect(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<SideFile>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))? {
+        let entry = entry.map_err(Error::io(folder, "list the folder"))?;
+        let Ok(file_name) = entry.file_name().into_string() else { continue };
+        let name = format!("{prefix}{file_name}");
+        let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
+        if file_name.starts_with('.') || OWN.contains(&name.as_str()) {
+            continue;
+        }
+        if meta.is_dir() && depth < SIDE_FILE_MAX_DEPTH && !entry.path().is_symlink() {
+            collect(&entry.path(), &format!("{name}/"), depth + 1, found)?;
+        } else if meta.is_file() && meta.len() <= SIDE_FILE_MAX_BYTES && !is_weights(&file_name) {
+            found.push(SideFile { name, path: entry.path() });
+        }
+    }
+    Ok(())
+}
+
+fn is_weights(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map_or("", |(_, e)| e).to_ascii_lowercase();
+    WEIGHTS.contains(&extension.as_str())
+        || name.ends_with(".safetensors.index.json")
+        || name.ends_with(".bin.index.json")
+}
+
+impl SideFile {
+    /// Its content in the output: the same bytes, but for the dtype in `config.json` if the output has another.
+    pub fn content(&self, dtype: Option<Dtype>) -> Result<Vec<u8>> {
+        let bytes = std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))?;
+        match dtype {
+            Some(dtype) if self.name == "config.json" => Ok(with_dtype(&bytes, dtype).unwrap_or(bytes)),
+            _ => Ok(bytes),
+        }
+    }
+}
+
+/// `config.json` with `torch_dtype` or `dtype` (as newer files call it) set; `None` if it is not what it should be.
+fn with_dtype(json: &[u8], dtype: Dtype) -> Option<Vec<u8>> {
+    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
+    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    config.insert(key.to_owned(), dtype.torch_name().into());
+    let mut text = serde_json::to_vec_pretty(&config).ok()?;
+    text.push(b'\n');
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_small_that_is_not_weights_travels() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["config.json", "tokenizer.json", "1_Pooling/config.json", "code.py"] {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}").unwrap();
+        }
+        for name in ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "README.md", ".git"] {
+            std::fs::write(root.path().join(name), "").unwrap();
+        }
+        let names: Vec<String> = find(root.path()).unwrap().into_iter().map(|f| f.name).collect();
+        assert_eq!(names, ["1_Pooling/config.json", "code.py", "config.json", "tokenizer.json"]);
+    }
+
+    #[test]
+    fn the_dtype_in_the_configuration_follows_the_output() {
+        let changed = |json: &str| String::from_utf8(with_dtype(json.as_bytes(), Dtype::BF16).unwrap()).unwrap();
+        assert!(changed(r#"{"z":1,"torch_dtype":"float32"}"#).contains("\"z\": 1,\n  \"torch_dtype\": \"bfloat16\""));
+        assert!(changed(r#"{"dtype":"float32"}"#).contains("\"dtype\": \"bfloat16\""));
+    }
+}

@@ -1,0 +1,254 @@
+//! The staging folder: nothing has a final name until everything is whole and synced.
+//!
+//! `OUT` is built as `.OUT.part-ID` beside it, under a lock on `.OUT.lock`. Publishing renames the folder; `--overwrite`
+//! exchanges the two names in one step and then removes the old folder. Dropping an unpublished staging removes it.
+
+use crate::error::{Error, Result};
+use crate::tensor::Bytes;
+use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What to do with an output that is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse it, unless it is an empty folder.
+    Refuse,
+    /// Replace it once the new one is whole.
+    Replace,
+}
+
+/// An output being built.
+#[derive(Debug)]
+pub struct Staging {
+    out: PathBuf,
+    folder: PathBuf,
+    lock_path: PathBuf,
+    _lock: File,
+    existing: Existing,
+    published: bool,
+}
+
+impl Staging {
+    /// Locks `out` and makes an empty folder to build it in. `id` names the plan.
+    pub fn begin(out: &Path, id: &str, existing: Existing) -> Result<Self> {
+        let out = absolute(out)?;
+        let parent =
+            out.parent().ok_or_else(|| Error::Usage(format!("{}: not a folder to write to", out.display())))?;
+        fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+        refuse_existing(&out, existing)?;
+        let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let lock_path = parent.join(format!(".{name}.lock"));
+        let lock = lock(&lock_path, &out)?;
+        // Again, now that nobody else can publish.
+        refuse_existing(&out, existing)?;
+        let folder = parent.join(format!(".{name}.part-{}", &id[..16]));
+        remove_folder(&folder)?;
+        fs::create_dir(&folder).map_err(Error::io(&folder, "make the folder"))?;
+        Ok(Self { out, folder, lock_path, _lock: lock, existing, published: false })
+    }
+
+    /// The folder being filled.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The final name.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// Writes and syncs a whole small file; `name` may hold folders.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.folder.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+        }
+        let mut file = File::create(&path).map_err(Error::io(&path, "create"))?;
+        file.write_all(content).map_err(Error::io(&path, "write"))?;
+        file.sync_all().map_err(Error::io(&path, "sync"))
+    }
+
+    /// Syncs the folders and gives the output its name.
+    pub fn publish(mut self) -> Result<()> {
+        sync_folders(&self.folder)?;
+        let occupied = self.out.exists() && !is_empty_folder(&self.out);
+        if occupied && self.existing == Existing::Replace {
+            renameat_with(CWD, &self.folder, CWD, &self.out, RenameFlags::EXCHANGE)
+                .map_err(|e| Error::io(&self.out, "exchange with the new output")(e.into()))?;
+            self.published = true;
+            remove_folder(&self.folder)?;
+        } else {
+            fs::rename(&self.folder, &self.out).map_err(Error::io(&self.out, "give the output its name"))?;
+            self.published = true;
+        }
+        let parent = self.out.parent().unwrap_or(Path::new("/"));
+        sync_folder(parent)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+/// Bytes free for this user on the file system that would hold `path`.
+pub fn free_bytes(path: &Path) -> Result<Bytes> {
+    let path = absolute(path)?;
+    let there = path.ancestors().find(|a| a.exists()).unwrap_or(Path::new("/"));
+    let stat = statvfs(there).map_err(|e| Error::io(there, "read the free space")(e.into()))?;
+    Ok(Bytes(stat.f_bavail * stat.f_frsize))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    // Resolves `.` and links in what exists, so that the lock is the same however the output is named.
+    if let Ok(real) = fs::canonicalize(path) {
+        return Ok(real);
+    }
+    let path = std::path::absolute(path).map_err(Error::io(path, "resolve"))?;
+    match (path.parent().map(fs::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => Ok(parent.join(name)),
+        _ => Ok(path),
+    }
+}
+
+fn refuse_existing(out: &Path, existing: Existing) -> Result<()> {
+    if !out.exists() || is_empty_folder(out) {
+        return Ok(());
+    }
+    let problem = match existing {
+        Existing::Refuse if out.is_dir() => {
+            "the output folder is not empty; choose another, or pass --overwrite to replace it"
+        }
+        Existing::Refuse => "the output exists and is not a folder; choose another name",
+        Existing::Replace if !out.is_dir() => "is not a folder, so --overwrite does not replace it",
+        Existing::Replace if !looks_like_output(out) => {
+            "--overwrite replaces model folders only, and this one holds neither taskvec.json nor config.json nor weights"
+        }
+        Existing::Replace => return Ok(()),
+    };
+    Err(Error::OutputExists { path: out.to_owned(), problem: problem.to_owned() })
+}
+
+/// `--overwrite` must not remove somebody's home folder.
+fn looks_like_output(out: &Path) -> bool {
+    let weights = |e: &fs::DirEntry| e.path().extension().is_some_and(|x| x == "safetensors");
+    out.join("taskvec.json").exists()
+        || out.join("config.json").exists()
+        || fs::read_dir(out).is_ok_and(|list| list.flatten().any(|e| weights(&e)))
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn lock(path: &Path, out: &Path) -> Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(Error::io(path, "open the lock"))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: out.to_owned() }),
+            Err(TryLockError::Error(e)) => return Err(Error::io(path, "lock")(e)),
+            // A run that ended removed this lock file between our open and our lock: take the new one.
+            Ok(()) if !is_at(&file, path) => {}
+            Ok(()) => return Ok(file),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove")(e)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folders(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))? {
+        let path = entry.map_err(Error::io(folder, "list the folder"))?.path();
+        if path.is_dir() {
+            sync_folders(&path)?;
+        }
+    }
+    sync_folder(folder)
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder, "sync"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123";
+
+    #[test]
+    fn an_output_appears_whole_and_only_when_published() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("a/out");
+        let staging = Staging::begin(&out, ID, Existing::Refuse).unwrap();
+        staging.write("sub/x.txt", b"x").unwrap();
+        assert!(!out.exists());
+        staging.publish().unwrap();
+        assert_eq!(fs::read(out.join("sub/x.txt")).unwrap(), b"x");
+        assert_eq!(fs::read_dir(root.path().join("a")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_unpublished_output_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Staging::begin(&root.path().join("out"), ID, Existing::Refuse).unwrap());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_existing_output_is_refused_or_replaced_as_a_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("out");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("config.json"), "old").unwrap();
+        assert_eq!(Staging::begin(&out, ID, Existing::Refuse).unwrap_err().exit_code(), 73);
+        let staging = Staging::begin(&out, ID, Existing::Replace).unwrap();
+        staging.write("new", b"").unwrap();
+        assert!(out.join("config.json").exists());
+        staging.publish().unwrap();
+        assert!(out.join("new").exists() && !out.join("config.json").exists());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn overwrite_does_not_replace_a_folder_that_holds_no_model() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("home");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("letters.txt"), "dear").unwrap();
+        assert_eq!(Staging::begin(&out, ID, Existing::Replace).unwrap_err().exit_code(), 73);
+        assert!(out.join("letters.txt").exists());
+    }
+
+    #[test]
+    fn a_second_run_on_the_same_output_is_told_so() {
+        let root = tempfile::tempdir().unwrap();
+        let _first = Staging::begin(&root.path().join("out"), ID, Existing::Refuse).unwrap();
+        let second = Staging::begin(&root.path().join("./out"), ID, Existing::Refuse).unwrap_err();
+        assert_eq!(second.exit_code(), 75);
+    }
+}

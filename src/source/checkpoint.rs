@@ -1,0 +1,215 @@
+//! From a model reference to its inventory: a `.safetensors` file, a folder, a shard index, or a Hugging Face id.
+
+use super::header::{header_bytes, parse_header};
+use super::hub;
+use super::index::{self, WeightMap, parse_index};
+use crate::error::{Error, Result};
+use crate::limits::INDEX_MAX_BYTES;
+use crate::tensor::{FileEntry, Inventory};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Which symbolic links inside a model's folder are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Those that stay in the folder, or in its repository of the Hugging Face cache.
+    Inside,
+    /// All (`--follow-links`).
+    All,
+}
+
+/// Opens the model that `reference` names, relative to `folder`, and reads its headers.
+pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
+    let path = locate(reference, folder)?;
+    let found = Weights::find(&path)?;
+    let mut files = Vec::with_capacity(found.names.len());
+    let mut tensors = Vec::new();
+    for name in &found.names {
+        let file_path = found.root.join(name);
+        check_link(&found.root, &file_path, links)?;
+        let (file, mut entries) = read_header(name, file_path)?;
+        entries.iter_mut().for_each(|t| t.file = files.len());
+        files.push(file);
+        tensors.append(&mut entries);
+    }
+    let inventory = Inventory { label: reference.to_owned(), path, files, tensors };
+    refuse_same_name_in_two_files(&inventory)?;
+    if let Some((path, map)) = &found.index {
+        compare_with_index(path, map, &inventory)?;
+    }
+    Ok(inventory)
+}
+
+/// The weight files of a model, and of its index if it has one: for tools that look at a model from outside.
+pub fn inspect_paths(path: &Path) -> Result<Vec<PathBuf>> {
+    let found = Weights::find(path)?;
+    Ok(found.names.iter().map(|name| found.root.join(name)).collect())
+}
+
+fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
+    let path = folder.join(reference);
+    if path.exists() {
+        return Ok(path);
+    }
+    if hub::looks_like_id(reference) {
+        return hub::resolve(reference, hub::cache_folder().as_deref());
+    }
+    Err(Error::InputMissing { path, problem: "no such file or folder".into() })
+}
+
+/// Where a model's weights lie.
+struct Weights {
+    root: PathBuf,
+    names: Vec<String>,
+    index: Option<(PathBuf, WeightMap)>,
+}
+
+impl Weights {
+    fn find(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::in_folder(path);
+        }
+        let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if name.ends_with(".safetensors") {
+            return Ok(Self { root, names: vec![name.to_owned()], index: None });
+        }
+        if name.ends_with(".index.json") {
+            return Self::from_index(root, path);
+        }
+        let problem = match path.extension().and_then(|e| e.to_str()) {
+            Some("bin" | "pt" | "pth" | "ckpt") => {
+                "is a pickle, which can run code when opened; convert it to safetensors first"
+            }
+            _ => "is not a model: expected a folder, a .safetensors file or an .index.json",
+        };
+        Err(Error::InputMissing { path: path.to_owned(), problem: problem.into() })
+    }
+
+    fn in_folder(root: &Path) -> Result<Self> {
+        if root.join(INDEX).exists() {
+            return Self::from_index(root.to_owned(), &root.join(INDEX));
+        }
+        if root.join(SINGLE).exists() {
+            return Ok(Self { root: root.to_owned(), names: vec![SINGLE.to_owned()], index: None });
+        }
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(root).map_err(Error::io(root, "list the folder"))? {
+            let name = entry.map_err(Error::io(root, "list the folder"))?.file_name();
+            names.extend(name.to_str().filter(|n| n.ends_with(".safetensors")).map(str::to_owned));
+        }
+        names.sort();
+        match names.len() {
+            0 => Err(Error::InputMissing {
+                path: root.to_owned(),
+                problem: "no .safetensors file in this folder; pickles (.bin, .pt) must be converted first".into(),
+            }),
+            1 => Ok(Self { root: root.to_owned(), names, index: None }),
+            _ => Err(Error::malformed(
+                root,
+                format!("{} .safetensors files and no {INDEX}; name the file or the index to use", names.len()),
+            )),
+        }
+    }
+
+    fn from_index(root: PathBuf, path: &Path) -> Result<Self> {
+        let (file, bytes) = open_regular(path)?;
+        if bytes > INDEX_MAX_BYTES {
+            return Err(Error::malformed(path, format!("{bytes} bytes long; expected at most {INDEX_MAX_BYTES}")));
+        }
+        let json = read_range(&file, path, 0, bytes)?;
+        let map = parse_index(path, &json)?;
+        let names = index::shards(&map).into_iter().map(str::to_owned).collect();
+        Ok(Self { root, names, index: Some((path.to_owned(), map)) })
+    }
+}
+
+fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
+    let real = match std::fs::canonicalize(file) {
+        Ok(real) => real,
+        Err(_) => return Err(Error::InputMissing { path: file.to_owned(), problem: "no such file".into() }),
+    };
+    let root = std::fs::canonicalize(root).map_err(Error::io(root, "resolve the folder"))?;
+    let repository =
+        root.ancestors().find(|a| a.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("models--")));
+    if links == Links::All || real.starts_with(&root) || repository.is_some_and(|r| real.starts_with(r)) {
+        return Ok(());
+    }
+    let problem =
+        format!("a link that leaves the model's folder, to {}; pass --follow-links to allow it", real.display());
+    Err(Error::InputMissing { path: file.to_owned(), problem })
+}
+
+fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::tensor::Entry>)> {
+    let (file, bytes) = open_regular(&path)?;
+    let first = read_range(&file, &path, 0, 8.min(bytes))?;
+    let first =
+        first.try_into().map_err(|_| Error::malformed(&path, format!("{bytes} bytes long; not a safetensors file")))?;
+    let length = header_bytes(&path, first, bytes)?;
+    let json = read_range(&file, &path, 8, length)?;
+    let header = parse_header(&path, &json, bytes)?;
+    let header_blake3 = blake3::hash(&json).to_hex().to_string();
+    Ok((FileEntry { name: name.to_owned(), path, bytes, header_blake3 }, header.tensors))
+}
+
+/// Opens a regular file; anything else (a fifo would hang) is refused before it is opened.
+pub fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let missing = |problem: &str| Error::InputMissing { path: path.to_owned(), problem: problem.to_owned() };
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("no such file")),
+        Err(e) => return Err(missing(&format!("cannot be opened: {e}"))),
+    };
+    if !meta.is_file() {
+        return Err(missing("is not a regular file"));
+    }
+    let file = File::open(path).map_err(|e| missing(&format!("cannot be opened: {e}")))?;
+    let meta = file.metadata().map_err(Error::io(path, "read the length"))?;
+    Ok((file, meta.len()))
+}
+
+fn read_range(file: &File, path: &Path, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut buffer, offset).map_err(Error::io(path, "read"))?;
+    Ok(buffer)
+}
+
+fn refuse_same_name_in_two_files(inventory: &Inventory) -> Result<()> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for t in &inventory.tensors {
+        if let Some(other) = seen.insert(&t.name, t.file) {
+            return Err(Error::BadTensor {
+                path: inventory.files[t.file].path.clone(),
+                tensor: t.name.clone(),
+                problem: format!("also in {}; expected in one shard only", inventory.files[other].name),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn compare_with_index(path: &Path, map: &WeightMap, inventory: &Inventory) -> Result<()> {
+    let bad = |tensor: &str, problem: String| {
+        Err(Error::BadTensor { path: path.to_owned(), tensor: tensor.to_owned(), problem })
+    };
+    let mut held: BTreeMap<&str, &str> = BTreeMap::new();
+    for t in &inventory.tensors {
+        held.insert(&t.name, &inventory.files[t.file].name);
+    }
+    for (tensor, shard) in map {
+        match held.get(tensor.as_str()) {
+            Some(file) if file == shard => {}
+            Some(file) => return bad(tensor, format!("the index places it in {shard}, it is in {file}")),
+            None => return bad(tensor, format!("the index places it in {shard}, which does not hold it")),
+        }
+    }
+    match held.iter().find(|(tensor, _)| !map.contains_key(**tensor)) {
+        Some((tensor, file)) => bad(tensor, format!("it is in {file} but not in the index")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,193 @@
+//! The weight files of all models of a merge, open for reading in ranges.
+
+use super::checkpoint::open_regular;
+use super::mmap::Map;
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::ops::Deref;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How tensor bytes are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// From a map of the file, given back range by range.
+    #[default]
+    Mmap,
+    /// With positioned reads into buffers: for network file systems, where a map can fail while it is used.
+    Pread,
+}
+
+/// Bytes read, counted by whoever asks for them.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `bytes`.
+    pub fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Open files, addressed by their index.
+#[derive(Debug)]
+pub struct Files(Vec<OpenFile>);
+
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    file: File,
+    map: Option<Map>,
+    opened_as: Identity,
+}
+
+/// What tells a file from a changed one.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Files {
+    /// Opens `paths`, each of which must still have the length that its header was checked against.
+    pub fn open<'a>(paths: impl Iterator<Item = (&'a Path, u64)>, io: Io) -> Result<Self> {
+        raise_open_file_limit();
+        paths.map(|(path, bytes)| OpenFile::open(path, bytes, io)).collect::<Result<_>>().map(Self)
+    }
+
+    /// Starts bringing a range into memory, so that [`Files::span`] does not wait for the disk.
+    pub fn prepare(&self, file: usize, offset: u64, bytes: usize) {
+        let f = &self.0[file];
+        match &f.map {
+            _ if bytes == 0 => {}
+            Some(map) => map.prepare(offset, bytes),
+            None => {
+                let length = std::num::NonZeroU64::new(bytes as u64);
+                let _ = rustix::fs::fadvise(&f.file, offset, length, rustix::fs::Advice::WillNeed);
+            }
+        }
+    }
+
+    /// The bytes of a range, counted in `counter`. `buffer` is used only where files are not mapped.
+    pub fn span<'a>(
+        &'a self,
+        file: usize,
+        offset: u64,
+        bytes: usize,
+        buffer: &'a mut Vec<u8>,
+        counter: &Counter,
+    ) -> Result<Span<'a>> {
+        counter.add(bytes as u64);
+        let f = &self.0[file];
+        if let Some(map) = &f.map {
+            return Ok(Span { bytes: map.bytes(offset, bytes), mapped: Some((map, offset)) });
+        }
+        buffer.resize(bytes, 0);
+        f.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::InputChanged { path: f.path.clone(), what: "it became shorter".into() }
+            }
+            _ => Error::io(&f.path, "read")(e),
+        })?;
+        Ok(Span { bytes: buffer, mapped: None })
+    }
+
+    /// The file itself, for copies inside the kernel.
+    pub fn file(&self, file: usize) -> &File {
+        &self.0[file].file
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self, file: usize) -> &Path {
+        &self.0[file].path
+    }
+
+    /// Fails if any file is no longer the one that was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for f in &self.0 {
+            let now = Identity::of(&f.file, &f.path)?;
+            let at_path = std::fs::metadata(&f.path).map(|m| (m.dev(), m.ino())).ok();
+            let what = if now.bytes != f.opened_as.bytes {
+                format!("{} bytes before, {} now", f.opened_as.bytes, now.bytes)
+            } else if now != f.opened_as {
+                "its times differ".to_owned()
+            } else if at_path != Some((now.device, now.inode)) {
+                "another file took its name".to_owned()
+            } else {
+                continue;
+            };
+            return Err(Error::InputChanged { path: f.path.clone(), what });
+        }
+        Ok(())
+    }
+}
+
+impl OpenFile {
+    fn open(path: &Path, bytes: u64, io: Io) -> Result<Self> {
+        let (file, now) = open_regular(path)?;
+        if now != bytes {
+            let what = format!("{bytes} bytes when its header was read, {now} now");
+            return Err(Error::InputChanged { path: path.to_owned(), what });
+        }
+        let opened_as = Identity::of(&file, path)?;
+        let map = match io {
+            Io::Mmap => Some(Map::new(&file, path)?),
+            Io::Pread => None,
+        };
+        Ok(Self { path: path.to_owned(), file, map, opened_as })
+    }
+}
+
+impl Identity {
+    fn of(file: &File, path: &Path) -> Result<Self> {
+        let m = file.metadata().map_err(Error::io(path, "read the state"))?;
+        Ok(Self {
+            device: m.dev(),
+            inode: m.ino(),
+            bytes: m.len(),
+            modified: (m.mtime(), m.mtime_nsec()),
+            changed: (m.ctime(), m.ctime_nsec()),
+        })
+    }
+}
+
+/// A large sharded merge has more files than the usual soft limit of 1024; the hard limit is far above.
+fn raise_open_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Bytes of a file. Mapped pages are given back when it is dropped.
+#[derive(Debug)]
+pub struct Span<'a> {
+    bytes: &'a [u8],
+    mapped: Option<(&'a Map, u64)>,
+}
+
+impl Deref for Span<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl Drop for Span<'_> {
+    fn drop(&mut self) {
+        if let Some((map, offset)) = self.mapped
+            && !self.bytes.is_empty()
+        {
+            map.release(offset, self.bytes.len());
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The strict reader of safetensors headers.
+//!
+//! Accepts what the format allows and nothing that two readers could understand differently: no duplicate names or
+//! keys, no holes, no overlaps, no trailing bytes, no length that is not derived from dtype and shape.
+//! Memory stays below three times the header's length: names and shapes are kept once, no tree is built.
+
+use crate::error::{Error, Result};
+use crate::limits::{HEADER_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX};
+use crate::tensor::{Dtype, Entry};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+use std::path::Path;
+
+/// A header that has been checked against its file's length.
+#[derive(Debug)]
+pub struct Header {
+    /// The tensors by offset, with offsets counted from the start of the file and `file` 0.
+    pub tensors: Vec<Entry>,
+    /// Bytes before the first tensor's data: 8 and the header itself.
+    pub data_start: u64,
+}
+
+/// The header's length, from the first eight bytes of a file of `file_bytes`.
+pub fn header_bytes(path: &Path, first: [u8; 8], file_bytes: u64) -> Result<u64> {
+    let length = u64::from_le_bytes(first);
+    let most = HEADER_MAX_BYTES.min(file_bytes.saturating_sub(8));
+    if length < 2 || length > most {
+        let problem = format!(
+            "not a whole safetensors file: its header claims {length} bytes, expected 2 to {most} in a file of {file_bytes} bytes; fetch the file again"
+        );
+        return Err(Error::malformed(path, problem));
+    }
+    Ok(length)
+}
+
+/// Parses `json`, the header of the file at `path`, which is `file_bytes` long.
+pub fn parse_header(path: &Path, json: &[u8], file_bytes: u64) -> Result<Header> {
+    if json.first() != Some(&b'{') {
+        return Err(Error::malformed(path, "not a safetensors file: the header does not begin with `{`"));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let raw = deserializer.deserialize_map(HeaderVisitor).and_then(|raw| deserializer.end().map(|()| raw));
+    let raw = raw.map_err(|e| Error::malformed(path, format!("bad safetensors header: {e}")))?;
+    let data_start = 8 + json.len() as u64;
+    let tensors = check(path, raw, data_start, file_bytes - data_start)?;
+    Ok(Header { tensors, data_start })
+}
+
+struct Raw {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    begin: u64,
+    end: u64,
+}
+
+fn check(path: &Path, mut raw: Vec<Raw>, data_start: u64, data_bytes: u64) -> Result<Vec<Entry>> {
+    refuse_duplicates(path, &raw)?;
+    raw.sort_by_key(|t| (t.begin, t.end));
+    let mut tensors = Vec::with_capacity(raw.len());
+    let mut expected = 0;
+    for t in raw {
+        let dtype = Dtype::from_header(&t.dtype).ok_or_else(|| bad(path, &t.name, unknown_dtype(&t.dtype)))?;
+        let bytes = byte_length(dtype, &t.shape)
+            .ok_or_else(|| bad(path, &t.name, format!("shape {:?} of {dtype} overflows 64 bits", t.shape)))?;
+        if t.begin != expected {
+            let problem =
+                format!("data begins at {}, expected {expected}: holes and overlaps are not allowed", t.begin);
+            return Err(bad(path, &t.name, problem));
+        }
+        if t.end.checked_sub(t.begin) != Some(bytes) {
+            let (begin, end, shape) = (t.begin, t.end, &t.shape);
+            let problem = format!(
+                "data_offsets [{begin}, {end}] do not match shape {shape:?} of {dtype}, which takes {bytes} bytes"
+            );
+            return Err(bad(path, &t.name, problem));
+        }
+        expected = t.end;
+        if expected > data_bytes {
+            break;
+        }
+        tensors.push(Entry { name: t.name, dtype, shape: t.shape, file: 0, offset: data_start + t.begin, bytes });
+    }
+    if expected != data_bytes {
+        let state = if data_bytes < expected { "truncated" } else { "longer than its header says" };
+        let problem = format!(
+            "the file is {state}: expected {expected} bytes of tensors, got {data_bytes}; fetch the file again"
+        );
+        return Err(Error::malformed(path, problem));
+    }
+    Ok(tensors)
+}
+
+fn refuse_duplicates(path: &Path, raw: &[Raw]) -> Result<()> {
+    let mut names: Vec<&str> = raw.iter().map(|t| t.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|w| w[0] == w[1]) {
+        Some(twice) => Err(bad(path, twice[0], "listed twice; expected one entry for each tensor")),
+        None => Ok(()),
+    }
+}
+
+fn bad(path: &Path, tensor: &str, problem: impl Into<String>) -> Error {
+    Error::BadTensor { path: path.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
+}
+
+fn unknown_dtype(name: &str) -> String {
+    let hint = match name {
+        "F4" | "F6_E2M3" | "F6_E3M2" | "F8_E8M0" => {
+            "; it belongs to a block-scaled format: dequantise the checkpoint first"
+        }
+        _ => "",
+    };
+    format!("dtype `{name}` is not one that taskvec reads{hint}")
+}
+
+/// Elements times element size, if it fits.
+fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    // A zero dimension makes the tensor empty, but the others must still multiply without overflow.
+    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
+    elements.checked_mul(dtype.bytes() as u64)
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Vec<Raw>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vec<Raw>, A::Error> {
+        let mut raw = Vec::new();
+        let mut metadata = false;
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                if std::mem::replace(&mut metadata, true) {
+                    return Err(A::Error::custom("`__metadata__` is listed twice"));
+                }
+                map.next_value_seed(MetadataSeed)?;
+            } else {
+                check_name(&name).map_err(A::Error::custom)?;
+                raw.push(map.next_value_seed(TensorSeed(name))?);
+            }
+        }
+        raw.shrink_to_fit();
+        Ok(raw)
+    }
+}
+
+fn check_name(name: &str) -> std::result::Result<(), String> {
+    if name.is_empty() || name.len() > NAME_MAX_BYTES {
+        return Err(format!("a tensor's name is {} bytes long; expected 1 to {NAME_MAX_BYTES}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(format!("tensor name {name:?} holds control characters"));
+    }
+    Ok(())
+}
+
+/// `__metadata__`: strings only; the values are not used.
+struct MetadataSeed;
+
+impl<'de> DeserializeSeed<'de> for MetadataSeed {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MetadataSeed {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of strings in `__metadata__`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        let mut keys = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<String>()?;
+            keys.push(key);
+        }
+        keys.sort_unstable();
+        match keys.windows(2).find(|w| w[0] == w[1]) {
+            Some(twice) => Err(A::Error::custom(format!("`__metadata__` lists `{}` twice", twice[0]))),
+            None => Ok(()),
+        }
+    }
+}
+
+struct TensorSeed(String);
+
+impl<'de> DeserializeSeed<'de> for TensorSeed {
+    type Value = Raw;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Raw, D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TensorSeed {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "an object with dtype, shape and data_offsets for tensor `{}`", self.0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Raw, A::Error> {
+        let (mut dtype, mut shape, mut offsets) = (None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            let twice = match key.as_str() {
+                "dtype" => dtype.replace(map.next_value::<String>()?).is_some(),
+                "shape" => shape.replace(map.next_value_seed(Numbers(RANK_MAX))?).is_some(),
+                "data_offsets" => offsets.replace(map.next_value_seed(Numbers(2))?).is_some(),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    return Err(A::Error::custom(format!("tensor `{}`: unknown key `{key}`", self.0)));
+                }
+            };
+            if twice {
+                return Err(A::Error::custom(format!("tensor `{}`: key `{key}` is given twice", self.0)));
+            }
+        }
+        let missing = |key| A::Error::custom(format!("tensor `{}`: `{key}` is missing", self.0));
+        let dtype = dtype.ok_or_else(|| missing("dtype"))?;
+        let shape = shape.ok_or_else(|| missing("shape"))?;
+        let offsets: Vec<u64> = offsets.ok_or_else(|| missing("data_offsets"))?;
+        let &[begin, end] = offsets.as_slice() else {
+            return Err(A::Error::custom(format!("tensor `{}`: data_offsets must be two numbers", self.0)));
+        };
+        Ok(Raw { name: self.0, dtype, shape, begin, end })
+    }
+}
+
+/// A list of at most so many unsigned numbers.
+struct Numbers(usize);
+
+impl<'de> DeserializeSeed<'de> for Numbers {
+    type Value = Vec<u64>;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Vec<u64>, D::Error> {
+        d.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Numbers {
+    type Value = Vec<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a list of at most {} non-negative whole numbers", self.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Vec<u64>, A::Error> {
+        let mut numbers = Vec::new();
+        while let Some(n) = seq.next_element()? {
+            if numbers.len() == self.0 {
+                return Err(A::Error::invalid_length(self.0 + 1, &self));
+            }
+            numbers.push(n);
+        }
+        numbers.shrink_to_fit();
+        Ok(numbers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str, data_bytes: u64) -> Result<Header> {
+        parse_header(Path::new("m.safetensors"), json.as_bytes(), 8 + json.len() as u64 + data_bytes)
+    }
+
+    #[test]
+    fn a_whole_header_gives_the_tensors_by_offset() {
+        let json = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]},"a":{"dtype":"F16","shape":[2,1],"data_offsets":[0,4]}}  "#;
+        let header = parse(json, 12).unwrap();
+        let seen: Vec<_> = header.tensors.iter().map(|t| (t.name.as_str(), t.offset - header.data_start)).collect();
+        assert_eq!(seen, [("a", 0), ("b", 4)]);
+    }
+
+    #[test]
+    fn every_malformed_header_is_refused_with_the_tensor_named() {
+        let t = |dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        let cases = [
+            (t("F32", "[2]", "[4,12]"), "begins at 4"),
+            (t("F32", "[3]", "[0,8]"), "takes 12 bytes"),
+            (t("F32", "[2]", "[8,0]"), "do not match"),
+            (t("F4", "[2]", "[0,8]"), "dequantise"),
+            (t("F32", "[9223372036854775807,4]", "[0,8]"), "overflows"),
+            (t("F32", "[-2]", "[0,8]"), "invalid"),
+            (t("F32", "[2]", "[0,8,8]"), "invalid length"),
+            (t("F32", "[1.5]", "[0,8]"), "invalid"),
+            (r#"{"x":{"dtype":"F32","shape":[2]}}"#.into(), "`data_offsets` is missing"),
+            (r#"{"x":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.into(), "given twice"),
+            (r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"y":0}}"#.into(), "unknown key"),
+            (r#"{"":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.into(), "0 bytes long"),
+            ("{\"a\\u0007\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}".into(), "control"),
+            (r#"{"__metadata__":{"a":1}}"#.into(), "expected a string"),
+            (r#"{"__metadata__":{"a":"1","a":"2"}}"#.into(), "twice"),
+            (" {}".into(), "begin with"),
+            ("{} x".into(), "trailing"),
+        ];
+        for (json, want) in cases {
+            let message = parse(&json, 8).unwrap_err().to_string();
+            assert!(message.contains(want), "{json}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_duplicate_name_is_refused() {
+        let one = r#""x":{"dtype":"F32","shape":[1],"data_offsets":"#;
+        let message = parse(&format!("{{{one}[0,4]}},{one}[4,8]}}}}"), 8).unwrap_err().to_string();
+        assert!(message.contains("`x`: listed twice"), "{message}");
+    }
+
+    #[test]
+    fn a_file_cut_short_or_made_longer_is_refused() {
+        let json = r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        for (bytes, want) in [(7, "truncated"), (9, "longer")] {
+            let message = parse(json, bytes).unwrap_err().to_string();
+            assert!(message.contains(want), "{message}");
+        }
+    }
+
+    #[test]
+    fn scalars_and_empty_tensors_are_whole() {
+        let json = r#"{"e":{"dtype":"F32","shape":[0,7],"data_offsets":[4,4]},"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
+        assert_eq!(parse(json, 4).unwrap().tensors.len(), 2);
+    }
+}

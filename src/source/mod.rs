@@ -1,0 +1,18 @@
+//! Checkpoints on disk: found, checked against the input gate, and read range by range.
+//!
+//! Nothing here knows about merging. Headers become an [`Inventory`](crate::tensor::Inventory); tensor bytes leave as
+//! [`Span`]s, which release their pages when dropped.
+
+mod checkpoint;
+mod files;
+mod header;
+mod hub;
+mod index;
+mod mmap;
+mod piece_hash;
+
+pub use checkpoint::{Links, inspect_paths, open};
+pub use files::{Counter, Files, Io, Span};
+pub use header::{Header, parse_header};
+pub use index::parse_index;
+pub use piece_hash::PieceHash;

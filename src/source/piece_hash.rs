@@ -1,0 +1,223 @@
+//! blake3 of a file from pieces in any order, so that hashing rides on reads and writes that happen anyway.
+//!
+//! blake3 is a tree over chunks of 1024 bytes: the chaining value of an aligned run of 2^n chunks depends on nothing
+//! but those chunks and their place. Pieces are cut into such runs, runs that meet are joined, and at most one chunk at
+//! each end of a piece is kept until its other part arrives. Memory: a few values for each gap that is still open.
+
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::{CHUNK_LEN, Hash, Hasher};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+const CHUNK: u64 = CHUNK_LEN as u64;
+
+/// The hash of a file of known length, fed from several threads.
+#[derive(Debug)]
+pub struct PieceHash {
+    bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// First chunk of a finished subtree: its level (2^level chunks) and value.
+    subtrees: BTreeMap<u64, (u32, ChainingValue)>,
+    /// Chunks of which only a part has arrived.
+    partial: BTreeMap<u64, Partial>,
+    /// Covered byte ranges, start to end, joined where they touch.
+    covered: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    data: Vec<u8>,
+    filled: usize,
+}
+
+impl PieceHash {
+    /// For a file of `bytes`.
+    pub fn new(bytes: u64) -> Self {
+        Self { bytes, state: Mutex::default() }
+    }
+
+    /// Takes the bytes at `offset`. Each byte of the file must be given exactly once.
+    pub fn update(&self, offset: u64, piece: &[u8]) {
+        assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
+        if piece.is_empty() {
+            return;
+        }
+        let end = offset + piece.len() as u64;
+        let first_whole = offset.next_multiple_of(CHUNK).min(end);
+        let last_whole = if end == self.bytes { end } else { end / CHUNK * CHUNK }.max(first_whole);
+        // A file of one chunk has no subtrees, only a root: it is kept as partial data.
+        let (first_whole, last_whole) = if self.bytes <= CHUNK { (end, end) } else { (first_whole, last_whole) };
+        let at = |o: u64| (o - offset) as usize;
+        let hashed = self.hash_subtrees(first_whole, &piece[at(first_whole)..at(last_whole)]);
+
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.cover(offset, end);
+        for (chunk, level, value) in hashed {
+            state.insert(self.chunks(), chunk, level, value);
+        }
+        self.keep_partial(&mut state, offset, &piece[..at(first_whole)]);
+        self.keep_partial(&mut state, last_whole, &piece[at(last_whole)..]);
+    }
+
+    /// The ranges that have not been given yet, in order.
+    pub fn missing(&self) -> Vec<Range<u64>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gaps = Vec::new();
+        let mut at = 0;
+        for (&start, &end) in &state.covered {
+            if at < start {
+                gaps.push(at..start);
+            }
+            at = end;
+        }
+        if at < self.bytes {
+            gaps.push(at..self.bytes);
+        }
+        gaps
+    }
+
+    /// The hash. Panics if a byte is missing.
+    pub fn finish(self) -> Hash {
+        assert!(self.missing().is_empty(), "hash asked for before every byte was given");
+        let chunks = self.chunks();
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if self.bytes <= CHUNK {
+            let data = state.partial.get(&0).map_or(&[][..], |p| &p.data);
+            return blake3::hash(data);
+        }
+        let left = left_chunks(chunks);
+        let (l, r) = (state.value(0, left), state.value(left, chunks - left));
+        merge_subtrees_root(&l, &r, Mode::Hash)
+    }
+
+    fn chunks(&self) -> u64 {
+        self.bytes.div_ceil(CHUNK)
+    }
+
+    /// Cuts whole chunks (the file's last may be short) into aligned subtrees and hashes them.
+    fn hash_subtrees(&self, offset: u64, mut piece: &[u8]) -> Vec<(u64, u32, ChainingValue)> {
+        let mut hashed = Vec::new();
+        let mut chunk = offset / CHUNK;
+        while !piece.is_empty() {
+            let available = (piece.len() as u64).div_ceil(CHUNK);
+            let aligned = if chunk == 0 { 63 } else { chunk.trailing_zeros() };
+            // The root itself is never a subtree: its value is made by `finish`.
+            let level = aligned.min(available.ilog2()).min((self.chunks() - 1).ilog2());
+            let bytes = ((CHUNK << level) as usize).min(piece.len());
+            let mut hasher = Hasher::new();
+            hasher.set_input_offset(chunk * CHUNK).update(&piece[..bytes]);
+            hashed.push((chunk, level, hasher.finalize_non_root()));
+            piece = &piece[bytes..];
+            chunk += 1 << level;
+        }
+        hashed
+    }
+
+    fn keep_partial(&self, state: &mut State, offset: u64, part: &[u8]) {
+        if part.is_empty() {
+            return;
+        }
+        let chunk = offset / CHUNK;
+        let length = CHUNK.min(self.bytes - chunk * CHUNK) as usize;
+        let partial = state.partial.entry(chunk).or_insert_with(|| Partial { data: vec![0; length], filled: 0 });
+        let start = (offset - chunk * CHUNK) as usize;
+        partial.data[start..start + part.len()].copy_from_slice(part);
+        partial.filled += part.len();
+        if partial.filled == length && self.bytes > CHUNK {
+            let data = state.partial.remove(&chunk).map(|p| p.data).unwrap_or_default();
+            for (chunk, level, value) in self.hash_subtrees(chunk * CHUNK, &data) {
+                state.insert(self.chunks(), chunk, level, value);
+            }
+        }
+    }
+}
+
+impl State {
+    fn cover(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&before, &before_end)) = self.covered.range(..start).next_back() {
+            assert!(before_end <= start, "a byte was given twice");
+            if before_end == start {
+                start = before;
+            }
+        }
+        if let Some(after_end) = self.covered.remove(&end) {
+            end = after_end;
+        }
+        self.covered.insert(start, end);
+    }
+
+    /// Adds a subtree and joins it with its sibling as long as there is one and the whole file is not reached.
+    fn insert(&mut self, chunks: u64, mut chunk: u64, mut level: u32, mut value: ChainingValue) {
+        loop {
+            let sibling = chunk ^ (1 << level);
+            let joined = chunk.min(sibling);
+            let whole_file = joined == 0 && (2 << level) >= chunks;
+            match self.subtrees.get(&sibling) {
+                Some(&(l, other)) if l == level && !whole_file => {
+                    self.subtrees.remove(&sibling);
+                    let (left, right) = if chunk < sibling { (&value, &other) } else { (&other, &value) };
+                    value = merge_subtrees_non_root(left, right, Mode::Hash);
+                    (chunk, level) = (joined, level + 1);
+                }
+                _ => break,
+            }
+        }
+        self.subtrees.insert(chunk, (level, value));
+    }
+
+    fn value(&self, chunk: u64, chunks: u64) -> ChainingValue {
+        if chunks.is_power_of_two()
+            && let Some(&(level, value)) = self.subtrees.get(&chunk)
+            && 1 << level == chunks
+        {
+            return value;
+        }
+        let left = left_chunks(chunks);
+        merge_subtrees_non_root(&self.value(chunk, left), &self.value(chunk + left, chunks - left), Mode::Hash)
+    }
+}
+
+/// Chunks of the left subtree: the largest power of two below `chunks`.
+fn left_chunks(chunks: u64) -> u64 {
+    1 << (chunks - 1).ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn pieces_in_any_order_give_the_hash_of_the_file(
+            bytes in prop_oneof![0usize..5000, Just(1024), Just(2048), Just(8192), 60_000usize..70_000],
+            cuts in prop::collection::vec(0.0..1.0f64, 0..9),
+            seed in any::<u64>(),
+        ) {
+            let data: Vec<u8> = (0..bytes).map(|i| (i as u64).wrapping_mul(seed | 1).to_le_bytes()[2]).collect();
+            let mut at: Vec<usize> = cuts.iter().map(|c| (c * bytes as f64) as usize).chain([0, bytes]).collect();
+            at.sort_unstable();
+            let mut pieces: Vec<_> = at.windows(2).map(|w| w[0]..w[1]).collect();
+            pieces.sort_by_key(|p| (p.start as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let hash = PieceHash::new(bytes as u64);
+            for piece in pieces {
+                hash.update(piece.start as u64, &data[piece]);
+            }
+            prop_assert_eq!(hash.finish(), blake3::hash(&data));
+        }
+    }
+
+    #[test]
+    fn what_was_not_given_is_listed() {
+        let hash = PieceHash::new(10_000);
+        hash.update(0, &[0; 100]);
+        hash.update(5000, &[0; 1000]);
+        hash.update(100, &[0; 50]);
+        assert_eq!(hash.missing(), [150..5000, 6000..10_000]);
+    }
+}

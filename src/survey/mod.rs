@@ -1,0 +1,77 @@
+//! What a pass gathers: small numbers per tensor, task or model, exact and in a fixed order.
+//!
+//! A [`Statistic`] sees blocks of at most [`BLOCK_ELEMENTS`](crate::limits::BLOCK_ELEMENTS) elements over all models.
+//! Counts may be kept as they come, for integers add in any order; floating-point sums are handed out per block and come
+//! back in block order, so that neither threads nor tiles can change a bit.
+
+mod majority;
+mod ranks;
+mod saliency;
+mod sum;
+
+pub use majority::Majority;
+pub use ranks::Ranks;
+pub use saliency::{Saliency, Score, random_score};
+pub use sum::BlockSum;
+
+/// A block of one tensor over all models.
+#[derive(Debug)]
+pub struct Block<'a> {
+    /// The base's values; empty if the statistic does not read the base.
+    pub base: &'a [f32],
+    /// For each expert its weights, or its task vector, as [`Statistic::form`] asks.
+    pub experts: &'a [Vec<f32>],
+}
+
+/// What the values of experts are when a statistic or a method sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `theta_k`.
+    Weights,
+    /// `tau_k = theta_k - theta_0`.
+    TaskVectors,
+}
+
+/// Whether a statistic is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It needs to see everything once more.
+    Again,
+    /// It has seen enough.
+    Complete,
+}
+
+/// What a finished statistic found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Survey {
+    /// For each task the value of the asked rank among its magnitudes.
+    Ranks(Vec<f32>),
+    /// The sum of the elected signs over the whole model.
+    Majority(i64),
+}
+
+/// Something to gather in one or more passes.
+pub trait Statistic: Send + Sync {
+    /// For progress lines and the report.
+    fn name(&self) -> &'static str;
+
+    /// What the experts' values shall be. The base is read for [`Form::TaskVectors`].
+    fn form(&self) -> Form;
+
+    /// Takes in one block; `worker` is the number of the calling thread. Appends to `sums` what must be added in order.
+    fn observe(&self, worker: usize, block: Block<'_>, sums: &mut Vec<f64>);
+
+    /// Takes back the sums of whole tiles: tensors in plan order, blocks in order.
+    fn fold(&mut self, tensor: usize, sums: &[f64]);
+
+    /// Ends a pass.
+    fn end_pass(&mut self) -> Progress {
+        Progress::Complete
+    }
+}
+
+/// A statistic that a method asks for.
+pub trait Finding: Statistic {
+    /// What was found.
+    fn finish(self: Box<Self>) -> Survey;
+}

@@ -1,0 +1,27 @@
+//! A sum in two levels: blocks into chunks, chunks into the total, both in order.
+
+use crate::limits::CHUNK_BLOCKS;
+
+/// A running sum of block sums that can be split between machines at chunk borders.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BlockSum {
+    total: f64,
+    chunk: f64,
+    blocks: usize,
+}
+
+impl BlockSum {
+    /// Adds the next block's sum.
+    pub fn add(&mut self, block: f64) {
+        self.chunk += block;
+        self.blocks += 1;
+        if self.blocks == CHUNK_BLOCKS {
+            *self = Self { total: self.total + self.chunk, chunk: 0.0, blocks: 0 };
+        }
+    }
+
+    /// The sum of all blocks so far.
+    pub fn get(self) -> f64 {
+        self.total + self.chunk
+    }
+}
