@@ -28,11 +28,11 @@ macro_rules! expert {
 }
 
 /// `model.safetensors` of the pre-trained encoder.
-pub const BASE: &[u8] = zoo!("base/model.safetensors");
+pub static BASE: &[u8] = zoo!("base/model.safetensors");
 /// `config.json` of the pre-trained encoder.
-pub const CONFIG: &[u8] = zoo!("base/config.json");
+pub static CONFIG: &[u8] = zoo!("base/config.json");
 /// The experts, in the order of the in-domain tasks.
-pub const EXPERTS: [Expert; 8] = [
+pub static EXPERTS: [Expert; 8] = [
     expert!("pen_digits"),
     expert!("street_digits"),
     expert!("spun_upper"),
@@ -43,12 +43,12 @@ pub const EXPERTS: [Expert; 8] = [
     expert!("slanted_armenian"),
 ];
 /// The tasks, and which head each uses.
-pub const TASKS: &[u8] = zoo!("tasks.json");
+pub static TASKS: &[u8] = zoo!("tasks.json");
 /// The frozen heads.
-pub const HEADS: &[u8] = zoo!("heads.npz");
+pub static HEADS: &[u8] = zoo!("heads.npz");
 /// The test sets.
-pub const TESTSETS: &[u8] = zoo!("testsets.npz");
+pub static TESTSETS: &[u8] = zoo!("testsets.npz");
 /// The accuracies that reference merges reach.
-pub const EXPECTED: &[u8] = zoo!("expected.json");
+pub static EXPECTED: &[u8] = zoo!("expected.json");
 /// The reference evaluator, in Python.
-pub const EVALUATE: &[u8] = zoo!("evaluate.py");
+pub static EVALUATE: &[u8] = zoo!("evaluate.py");

@@ -139,14 +139,20 @@ fn exp(x: f32) -> f32 {
 
 /// `f(x)` in each lane. Lanes go in and out by value: so the compiler keeps them in registers.
 #[inline(always)]
-fn map(x: Lanes, f: impl Fn(f32) -> f32) -> Lanes {
-    from_fn(|l| f(x[l]))
+fn map(mut x: Lanes, f: impl Fn(f32) -> f32) -> Lanes {
+    for x in &mut x {
+        *x = f(*x);
+    }
+    x
 }
 
 /// `f(a, b)` in each lane.
 #[inline(always)]
-fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
-    from_fn(|l| f(a[l], b[l]))
+fn zip(mut a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
+    for l in 0..LANES {
+        a[l] = f(a[l], b[l]);
+    }
+    a
 }
 
 #[cfg(test)]
