@@ -1,5 +1,7 @@
 //! Golden cases: models, recipes and results that numpy made from the equations (fixtures/make_reference.py).
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{Model, merge_recipe};

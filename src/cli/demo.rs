@@ -44,7 +44,10 @@ fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome 
          H: harmonic mean of both. LwPTV leaves the layers that it prunes at the base's bytes.",
     )?;
     if args.out.is_some() {
-        print::out(format_args!("The models are in {}/merged; evaluate.py there measures them too.", folder.display()))?;
+        print::out(format_args!(
+            "The models are in {}/merged; evaluate.py there measures them too.",
+            folder.display()
+        ))?;
     }
     Ok(())
 }
@@ -53,7 +56,8 @@ fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(&["method", "layers kept", "ID %", "OOD %", "H %", "zoo's H"]);
     for row in rows {
         let kept = row.layers.map_or_else(String::new, |(kept, all)| format!("{kept}/{all}"));
-        let expected = row.expected().and_then(|e| e["h_score"].as_f64()).map_or_else(String::new, |h| format!("{h:.1}"));
+        let expected =
+            row.expected().and_then(|e| e["h_score"].as_f64()).map_or_else(String::new, |h| format!("{h:.1}"));
         let cells = [row.scores.id_avg(), row.scores.ood_avg(), row.scores.h_score()].map(|v| format!("{v:.1}"));
         table.row([title(&row.name), kept].into_iter().chain(cells).chain([expected]));
     }

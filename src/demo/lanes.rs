@@ -25,17 +25,19 @@ fn simd<R>(body: impl FnOnce() -> R) -> R {
 /// `out[r] += sum over k of weight[r][k] * x[k]`, with `weight` row-major.
 pub fn add_product(weight: &[f32], x: &[Lanes], out: &mut [Lanes]) {
     assert_eq!(weight.len(), x.len() * out.len());
-    simd(#[inline(always)]
-    || {
-        let (blocks, rest) = out.as_chunks_mut::<ROWS>();
-        let (weight, weight_rest) = weight.split_at(blocks.len() * ROWS * x.len());
-        for (out, weight) in blocks.iter_mut().zip(weight.chunks_exact(ROWS * x.len())) {
-            add_rows(weight, x, out);
-        }
-        for (out, weight) in rest.iter_mut().zip(weight_rest.chunks_exact(x.len())) {
-            add_rows::<1>(weight, x, std::array::from_mut(out));
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            let (blocks, rest) = out.as_chunks_mut::<ROWS>();
+            let (weight, weight_rest) = weight.split_at(blocks.len() * ROWS * x.len());
+            for (out, weight) in blocks.iter_mut().zip(weight.chunks_exact(ROWS * x.len())) {
+                add_rows(weight, x, out);
+            }
+            for (out, weight) in rest.iter_mut().zip(weight_rest.chunks_exact(x.len())) {
+                add_rows::<1>(weight, x, std::array::from_mut(out));
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -64,58 +66,72 @@ pub fn add_bias(bias: &[f32], x: &mut [Lanes]) {
 pub fn layer_norm(weight: &[f32], bias: &[f32], epsilon: f32, x: &[Lanes], out: &mut [Lanes]) {
     assert!(weight.len() == x.len() && bias.len() == x.len() && out.len() == x.len());
     let count = x.len() as f32;
-    simd(#[inline(always)]
-    || {
-        let sum = x.iter().fold(ZERO, |sum, &x| zip(sum, x, |s, x| s + x));
-        let mean = map(sum, |sum| sum / count);
-        let mut squares = ZERO;
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = zip(x, mean, |x, m| x - m);
-            squares = zip(squares, *out, |s, o| s + o * o);
-        }
-        let deviation = map(squares, |sum| (sum / count + epsilon).sqrt());
-        for ((out, w), b) in out.iter_mut().zip(weight).zip(bias) {
-            *out = zip(*out, deviation, |o, d| o / d * w + b);
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            let sum = x.iter().fold(ZERO, |sum, &x| zip(sum, x, |s, x| s + x));
+            let mean = map(sum, |sum| sum / count);
+            let mut squares = ZERO;
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = zip(x, mean, |x, m| x - m);
+                squares = zip(squares, *out, |s, o| s + o * o);
+            }
+            let deviation = map(squares, |sum| (sum / count + epsilon).sqrt());
+            for ((out, w), b) in out.iter_mut().zip(weight).zip(bias) {
+                *out = zip(*out, deviation, |o, d| o / d * w + b);
+            }
+        },
+    );
 }
 
 /// `x = x / (1 + exp(-1.702 x))`: the quick GELU.
 pub fn quick_gelu(x: &mut [Lanes]) {
-    simd(#[inline(always)]
-    || {
-        for x in x {
-            *x = map(*x, |x| x / (1.0 + exp(-1.702 * x)));
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for x in x {
+                *x = map(*x, |x| x / (1.0 + exp(-1.702 * x)));
+            }
+        },
+    );
 }
 
 /// `out = softmax(scale * query . keys) . values`: one query of one attention head, for which `keys` and `values`
 /// have `stride` values per token, of which the first `query.len()` are this head's.
 /// `scores` has one entry per token and is overwritten.
-pub fn attend(query: &[Lanes], keys: &[Lanes], values: &[Lanes], stride: usize, scores: &mut [Lanes], out: &mut [Lanes]) {
+pub fn attend(
+    query: &[Lanes],
+    keys: &[Lanes],
+    values: &[Lanes],
+    stride: usize,
+    scores: &mut [Lanes],
+    out: &mut [Lanes],
+) {
     let scale = (query.len() as f32).sqrt().recip();
-    simd(#[inline(always)]
-    || {
-        let mut most = [f32::NEG_INFINITY; LANES];
-        for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
-            let dot = query.iter().zip(key).fold(ZERO, |sum, (&q, &k)| zip(sum, zip(q, k, |q, k| q * k), |s, p| s + p));
-            *score = map(dot, |dot| dot * scale);
-            most = zip(most, *score, f32::max);
-        }
-        let mut total = ZERO;
-        for score in scores.iter_mut() {
-            *score = zip(*score, most, |s, m| exp(s - m));
-            total = zip(total, *score, |t, s| t + s);
-        }
-        out.fill(ZERO);
-        for (&score, value) in scores.iter().zip(values.chunks(stride)) {
-            let share = zip(score, total, |s, t| s / t);
-            for (out, &v) in out.iter_mut().zip(value) {
-                *out = zip(*out, zip(share, v, |s, v| s * v), |o, p| o + p);
+    simd(
+        #[inline(always)]
+        || {
+            let mut most = [f32::NEG_INFINITY; LANES];
+            for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
+                let dot =
+                    query.iter().zip(key).fold(ZERO, |sum, (&q, &k)| zip(sum, zip(q, k, |q, k| q * k), |s, p| s + p));
+                *score = map(dot, |dot| dot * scale);
+                most = zip(most, *score, f32::max);
             }
-        }
-    });
+            let mut total = ZERO;
+            for score in scores.iter_mut() {
+                *score = zip(*score, most, |s, m| exp(s - m));
+                total = zip(total, *score, |t, s| t + s);
+            }
+            out.fill(ZERO);
+            for (&score, value) in scores.iter().zip(values.chunks(stride)) {
+                let share = zip(score, total, |s, t| s / t);
+                for (out, &v) in out.iter_mut().zip(value) {
+                    *out = zip(*out, zip(share, v, |s, v| s * v), |o, p| o + p);
+                }
+            }
+        },
+    );
 }
 
 /// `e^x` for x in [-87, 88], beyond which the nearer end counts; within 2 units in the last place.

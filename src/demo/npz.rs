@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn both_versions_and_both_dtypes_are_read() {
-        let floats = npy(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }", &[0, 0, 128, 63, 0, 0, 0, 64]);
+        let floats =
+            npy(1, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }", &[0, 0, 128, 63, 0, 0, 0, 64]);
         let expected = Array { shape: vec![1, 2], elements: Elements::F32(vec![1.0, 2.0]) };
         assert_eq!(read_npy(&floats[..]), Ok(expected));
         let bytes = npy(2, "{'descr': '|u1', 'fortran_order': False, 'shape': (3,), }", &[7, 8, 9]);

@@ -137,13 +137,15 @@ fn accuracies(jobs: &[(&Task, &Network)]) -> Vec<f64> {
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some(&(job, task, network, images, labels)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(&(job, task, network, images, labels)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
+                {
                     hits[job].fetch_add(task.hits(network, images, labels), Ordering::Relaxed);
                 }
             });
         }
     });
-    let percent = |(hits, (task, _)): (AtomicUsize, &(&Task, _))| 100.0 * hits.into_inner() as f64 / task.labels.len() as f64;
+    let percent =
+        |(hits, (task, _)): (AtomicUsize, &(&Task, _))| 100.0 * hits.into_inner() as f64 / task.labels.len() as f64;
     hits.into_iter().zip(jobs).map(percent).collect()
 }
 

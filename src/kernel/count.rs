@@ -15,6 +15,7 @@ pub struct Change {
 
 impl Change {
     /// Both runs together.
+    #[must_use]
     pub fn join(self, other: Self) -> Self {
         Self { elements: self.elements + other.elements, max_abs: self.max_abs.max(other.max_abs) }
     }

@@ -61,12 +61,10 @@ struct Ties {
     density: Vec<f64>,
 }
 
-impl Ties {
-    fn thresholds<'a>(&self, done: &'a [Survey]) -> &'a [f32] {
-        match done.first() {
-            Some(Survey::Ranks(values)) => values,
-            _ => panic!("TIES merges after its ranks are known"),
-        }
+fn thresholds(done: &[Survey]) -> &[f32] {
+    match done.first() {
+        Some(Survey::Ranks(values)) => values,
+        _ => panic!("TIES merges after its ranks are known"),
     }
 }
 
@@ -81,7 +79,7 @@ impl Method for Ties {
                 let ranks = self.density.iter().map(rank).collect();
                 Some(Box::new(Ranks::new(ranks, scene.hidden, scene.workers)))
             }
-            1 => Some(Box::new(Majority::new(self.thresholds(done).to_vec()))),
+            1 => Some(Box::new(Majority::new(thresholds(done).to_vec()))),
             _ => None,
         }
     }
@@ -91,7 +89,7 @@ impl Method for Ties {
     }
 
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
-        for (x, &threshold) in tile.experts.iter_mut().zip(self.thresholds(done)) {
+        for (x, &threshold) in tile.experts.iter_mut().zip(thresholds(done)) {
             kernel::trim(threshold, x);
         }
         let mut sign = vec![0.0; out.len()];

@@ -178,14 +178,14 @@ impl Engine<'_> {
                 let form = self.plan.recipe.method.form;
                 let with_base = self.plan.base().is_some_and(|b| work.sources.contains(&b));
                 let mut change = Change::default();
-                let mut stored = Vec::new();
+                let mut stored = Stored::default();
                 self.compute_tile(t, tile, output, |block, out| {
                     spans.load(block, form, with_base, scratch)?;
                     out.resize(block.len(), 0.0);
                     let tile = method::Tile { base: &scratch.base, experts: &mut scratch.experts };
                     merge.method.merge(settings, merge.done, tile, out);
                     if with_base {
-                        change = change.join(stored_change(t, &scratch.base, out, &mut stored));
+                        change = change.join(stored.change(t, &scratch.base, out));
                     }
                     Ok(())
                 })?;
@@ -292,15 +292,23 @@ impl Output {
     }
 }
 
-/// How the values as stored differ from the base.
-fn stored_change(t: &PlannedTensor, base: &[f32], out: &[f32], stored: &mut Vec<f32>) -> Change {
-    if t.dtype == Dtype::F32 {
-        return kernel::change(base, out);
+/// Values as the output's dtype holds them.
+#[derive(Default)]
+struct Stored {
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+}
+
+impl Stored {
+    /// How `out`, as stored, differs from the base.
+    fn change(&mut self, t: &PlannedTensor, base: &[f32], out: &[f32]) -> Change {
+        if t.dtype == Dtype::F32 {
+            return kernel::change(base, out);
+        }
+        self.bytes.resize(out.len() * t.dtype.bytes(), 0);
+        self.values.resize(out.len(), 0.0);
+        t.dtype.encode(out, &mut self.bytes);
+        t.dtype.decode(&self.bytes, &mut self.values);
+        kernel::change(base, &self.values)
     }
-    let mut bytes = [0; BLOCK_ELEMENTS * 8];
-    let bytes = &mut bytes[..out.len() * t.dtype.bytes()];
-    t.dtype.encode(out, bytes);
-    stored.resize(out.len(), 0.0);
-    t.dtype.decode(bytes, stored);
-    kernel::change(base, stored)
 }

@@ -33,7 +33,7 @@ impl Stop {
     pub fn check(&self) -> Result<()> {
         match self.0.load(Ordering::Relaxed) {
             0 => Ok(()),
-            signal => Err(Error::Interrupted { signal: signal as i32 }),
+            signal => Err(Error::Interrupted { signal: i32::try_from(signal).unwrap_or(15) }),
         }
     }
 }

@@ -14,13 +14,10 @@ pub fn settle(tensors: &mut [PlannedTensor], recipe: &Recipe) -> Result<Vec<Sett
     for t in tensors.iter_mut().filter(|t| t.layer.is_some()) {
         let settings = recipe.settings(&t.name, depth(&t.name, &stacks))?;
         // Neighbours mostly share their settings: search from the end.
-        t.settings = match distinct.iter().rposition(|s| *s == settings) {
-            Some(index) => index,
-            None => {
-                distinct.push(settings);
-                distinct.len() - 1
-            }
-        };
+        t.settings = distinct.iter().rposition(|s| *s == settings).unwrap_or_else(|| {
+            distinct.push(settings);
+            distinct.len() - 1
+        });
     }
     Ok(distinct)
 }

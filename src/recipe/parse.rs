@@ -149,9 +149,8 @@ fn reference(node: &Node<'_>) -> Result<String> {
     for (key, child) in node.map()? {
         match key {
             "model" | "path" => text = Some(reference(&child)?),
-            "revision" if *child.value == Value::Null => {}
+            "revision" | "lora" | "override_architecture" if *child.value == Value::Null => {}
             "revision" => revision = Some(child.text()?.to_owned()),
-            "lora" | "override_architecture" if *child.value == Value::Null => {}
             "lora" => return Err(child.error(NO_LORA)),
             _ => return Err(child.error(unknown("key", key, &["model", "path", "revision"]))),
         }

@@ -130,9 +130,8 @@ impl Weights {
 }
 
 fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
-    let real = match std::fs::canonicalize(file) {
-        Ok(real) => real,
-        Err(_) => return Err(Error::InputMissing { path: file.to_owned(), problem: "no such file".into() }),
+    let Ok(real) = std::fs::canonicalize(file) else {
+        return Err(Error::InputMissing { path: file.to_owned(), problem: "no such file".into() });
     };
     let root = std::fs::canonicalize(root).map_err(Error::io(root, "resolve the folder"))?;
     let repository =

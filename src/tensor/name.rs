@@ -17,10 +17,11 @@ pub struct Position<'a> {
 pub fn position(name: &str) -> Option<Position<'_>> {
     let mut start = 0;
     for part in name.split('.') {
-        if start > 0 && part.bytes().all(|b| b.is_ascii_digit()) {
-            if let Ok(index) = part.parse() {
-                return Some(Position { stack: &name[..start - 1], index });
-            }
+        if start > 0
+            && part.bytes().all(|b| b.is_ascii_digit())
+            && let Ok(index) = part.parse()
+        {
+            return Some(Position { stack: &name[..start - 1], index });
         }
         start += part.len() + 1;
     }

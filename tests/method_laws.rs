@@ -1,0 +1,173 @@
+//! Laws that every merge method obeys, alone and under LwPTV, without being asked.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Model, merge, options};
+use std::path::Path;
+use taskvec::method::{Entry, Kind, METHODS, Parameter, Scope};
+use taskvec::plan::Options;
+use taskvec::recipe::Recipe;
+use taskvec::source::Io;
+use taskvec::survey::Form;
+
+/// Sizes of the tensors: empty, one, around the smallest trims, around a block, several blocks.
+const SIZES: [usize; 9] = [0, 1, 2, 99, 100, 4095, 4096, 4097, 20_000];
+
+fn value(seed: u64, i: usize) -> f32 {
+    let mixed = (seed << 32 ^ i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((mixed >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.1
+}
+
+fn model(seed: u64, step: f32) -> Model {
+    let mut model = Model::default();
+    for (t, &size) in SIZES.iter().enumerate() {
+        let base = |i: usize| if i % 17 == 3 { -0.0 } else { value(t as u64, i) };
+        let own = |i: usize| if step == 0.0 { 0.0 } else { step * value(seed * 100 + t as u64, i) };
+        let values: Vec<f32> = (0..size).map(|i| if own(i) == 0.0 { base(i) } else { base(i) + own(i) }).collect();
+        model = model.f32(&format!("model.layers.{t}.weight"), &values);
+    }
+    let ids = (0..7u64).flat_map(u64::to_le_bytes).collect();
+    model.tensor("position_ids", "I64", &[7], ids)
+}
+
+/// A family in a folder: `base`, `a`, `b`, `c`.
+fn family(folder: &Path, step: f32) {
+    model(0, 0.0).write(&folder.join("base.safetensors"));
+    for (seed, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        model(seed, step).write(&folder.join(format!("{name}.safetensors")));
+    }
+}
+
+/// A recipe that gives every required parameter a sensible value, and those of `set` theirs.
+fn recipe(method: &Entry, eta: Option<f64>, set: &[(&str, &str)]) -> Recipe {
+    let chosen = |p: &Parameter| match (set.iter().find(|(name, _)| *name == p.name), p.default, p.kind) {
+        (Some((_, value)), ..) => Some((*value).to_owned()),
+        (None, Some(_), _) if p.name != "density" => None,
+        (None, _, Kind::Choice(words)) => Some(words[0].to_owned()),
+        (None, _, Kind::Flag) => Some("true".to_owned()),
+        (None, ..) => Some("0.5".to_owned()),
+    };
+    let list = |scope| {
+        let given = method.parameters.iter().filter(|p| p.scope == scope);
+        given.filter_map(|p| chosen(p).map(|v| format!("{}: {v}", p.name))).collect::<Vec<_>>().join(", ")
+    };
+    let mut text = format!("merge_method: {}\nparameters: {{{}}}\nmodels:\n", method.name, list(Scope::Global));
+    for name in ["a", "b", "c"] {
+        text += &format!("- {{model: ./{name}.safetensors, parameters: {{{}}}}}\n", list(Scope::Model));
+    }
+    if method.form == Form::TaskVectors || eta.is_some() {
+        text += "base_model: ./base.safetensors\n";
+    }
+    if let Some(eta) = eta {
+        text += &format!("lwptv: {{eta: {eta}}}\n");
+    }
+    Recipe::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}"))
+}
+
+fn output(recipe: Recipe, folder: &Path, options: Options, io: Io) -> Vec<u8> {
+    let out = folder.join("out");
+    merge(recipe, folder, &out, options, io).unwrap();
+    let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+    std::fs::remove_dir_all(out).unwrap();
+    bytes
+}
+
+/// Runs `law` for every method, alone and under LwPTV.
+fn every_method(step: f32, law: impl Fn(&'static Entry, Option<f64>, &Path)) {
+    let root = tempfile::tempdir().unwrap();
+    family(root.path(), step);
+    for method in METHODS {
+        for eta in [None, Some(0.4)] {
+            law(method, eta, root.path());
+        }
+    }
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads_tiles_io_or_budget() {
+    every_method(0.5, |method, eta, folder| {
+        let plain = output(recipe(method, eta, &[]), folder, options(), Io::Mmap);
+        for threads in [1, 2, 3, 8] {
+            for tile in [4096, 65_536, (1 << 20) + 1] {
+                for (io, memory_bytes) in [(Io::Mmap, 1 << 30), (Io::Pread, 256 << 20)] {
+                    let options = Options { threads, tile_elements: Some(tile), memory_bytes, ..options() };
+                    let same = output(recipe(method, eta, &[]), folder, options, io) == plain;
+                    assert!(same, "{} {eta:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn experts_equal_to_the_base_give_the_base() {
+    every_method(0.0, |method, eta, folder| {
+        let base = Model::read(&folder.join("base.safetensors"));
+        std::fs::write(folder.join("m.safetensors"), output(recipe(method, eta, &[]), folder, options(), Io::Mmap))
+            .unwrap();
+        let merged = Model::read(&folder.join("m.safetensors"));
+        if method.form == Form::TaskVectors {
+            assert_eq!(merged, base, "{} {eta:?}", method.name);
+        } else {
+            assert_close(&merged, &base, method.name);
+        }
+    });
+}
+
+#[test]
+fn lambda_zero_gives_the_base() {
+    every_method(0.5, |method, eta, folder| {
+        if method.parameters.iter().any(|p| p.name == "lambda") {
+            std::fs::write(
+                folder.join("m.safetensors"),
+                output(recipe(method, eta, &[("lambda", "0")]), folder, options(), Io::Mmap),
+            )
+            .unwrap();
+            let base = Model::read(&folder.join("base.safetensors"));
+            assert_eq!(Model::read(&folder.join("m.safetensors")), base, "{} {eta:?}", method.name);
+        }
+    });
+}
+
+#[test]
+fn eta_one_gives_the_base_and_eta_zero_the_merge_without_lwptv() {
+    every_method(0.5, |method, _, folder| {
+        let merged = |eta| output(recipe(method, eta, &[]), folder, options(), Io::Mmap);
+        assert_eq!(merged(Some(0.0)), merged(None), "{}", method.name);
+        std::fs::write(folder.join("m.safetensors"), merged(Some(1.0))).unwrap();
+        assert_eq!(
+            Model::read(&folder.join("m.safetensors")),
+            Model::read(&folder.join("base.safetensors")),
+            "{}",
+            method.name
+        );
+    });
+}
+
+#[test]
+fn a_nan_in_any_input_is_refused_by_every_method() {
+    every_method(0.5, |method, eta, folder| {
+        let mut poisoned = model(2, 0.5);
+        poisoned.tensors[8].bytes[4000..4004].copy_from_slice(&f32::NAN.to_le_bytes());
+        poisoned.write(&folder.join("b.safetensors"));
+        let failed = merge(recipe(method, eta, &[]), folder, &folder.join("out"), options(), Io::Mmap).unwrap_err();
+        assert!(
+            failed.to_string().contains("b.safetensors: tensor `model.layers.8.weight`: element 1000 is NaN"),
+            "{failed}"
+        );
+        assert!(!folder.join("out").exists());
+        model(2, 0.5).write(&folder.join("b.safetensors"));
+    });
+}
+
+fn assert_close(a: &Model, b: &Model, name: &str) {
+    for (a, b) in a.tensors.iter().zip(&b.tensors).filter(|(a, _)| a.dtype == "F32") {
+        for (x, y) in a.bytes.as_chunks::<4>().0.iter().zip(b.bytes.as_chunks::<4>().0) {
+            let (x, y) = (f32::from_le_bytes(*x), f32::from_le_bytes(*y));
+            assert!((x - y).abs() <= 1e-6 * y.abs(), "{name}: {x} for {y}");
+        }
+    }
+}
