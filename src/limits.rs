@@ -46,7 +46,7 @@ pub const JOB_MAX_TILES: usize = 1024;
 pub const QUEUE_JOBS_PER_THREAD: usize = 2;
 
 /// Memory that does not depend on the models: program text, stacks, allocator, channels.
-pub const FIXED_BYTES: usize = 24 << 20;
+pub const FIXED_BYTES: usize = 40 << 20;
 
 /// Pages that the kernel maps around a touched one, at each end of a mapped tile.
 pub const MAP_SLOP_BYTES: usize = 64 << 10;

@@ -109,15 +109,15 @@ fn refused(recipe: &str, words: &[&str]) {
 
 #[test]
 fn a_models_own_parameter_goes_before_the_top_level() {
-    let models = "[{model: x, parameters: {weight: 0.9}}, {model: y}]";
+    let models = "[{model: x, parameters: {weight: 0.9}}, {model: z}]";
     assert_eq!(weights(models, "weight: 0.1", "t", 0.0), [0.9, 0.1]);
-    let models = "[{model: x, parameters: {weight: 0}}, {model: y, parameters: }]";
+    let models = "[{model: x, parameters: {weight: 0}}, {model: z, parameters: }]";
     assert_eq!(weights(models, "weight: 0.1", "t", 0.0), [0.0, 0.1], "0 is a value, not an absence");
 }
 
 #[test]
 fn a_filter_list_without_a_match_falls_through_to_the_top_level() {
-    let models = "[{model: x, parameters: {weight: [{filter: mlp, value: 0.9}]}}, {model: y}]";
+    let models = "[{model: x, parameters: {weight: [{filter: mlp, value: 0.9}]}}, {model: z}]";
     assert_eq!(weights(models, "weight: 0.1", "layers.0.mlp.up", 0.0), [0.9, 0.1]);
     assert_eq!(weights(models, "weight: 0.1", "layers.0.attn.q", 0.0), [0.1, 0.1]);
 }
@@ -145,7 +145,7 @@ fn the_first_filter_that_is_part_of_the_name_wins() {
 
 #[test]
 fn a_gradient_is_linear_over_the_depth_also_inside_a_filter() {
-    let models = "[{model: x, parameters: {weight: [1, 0.7, 0.1]}}, {model: y, parameters: {weight: [5]}}]";
+    let models = "[{model: x, parameters: {weight: [1, 0.7, 0.1]}}, {model: z, parameters: {weight: [5]}}]";
     let seen = [0.0, 0.25, 0.5, 1.0].map(|depth| weights(models, "", "t", depth));
     assert_eq!(seen, [[1.0, 5.0], [0.85, 5.0], [0.7, 5.0], [0.1, 5.0]]);
     let models = "[{model: x, parameters: {weight: [{filter: mlp, value: [0, 1]}, {value: 9}]}}]";

@@ -74,7 +74,9 @@ pub struct Outcome {
 /// The output bytes of a job: pieces of one buffer, and ranges to be copied.
 #[derive(Debug, Default)]
 struct Output {
+    /// At least as long as the job's output; used again without being cleared.
     bytes: Vec<u8>,
+    used: usize,
     parts: Vec<Part>,
     changes: Vec<(usize, Change)>,
 }
@@ -95,9 +97,9 @@ impl Output {
             Some(p) if p.copy.is_none() && p.shard == shard && p.offset + p.bytes as u64 == offset => p.bytes += bytes,
             _ => self.parts.push(Part { shard, offset, bytes, copy: None }),
         }
-        let start = self.bytes.len();
-        self.bytes.resize(start + bytes, 0);
-        &mut self.bytes[start..]
+        let start = self.used;
+        self.used += bytes;
+        &mut self.bytes[start..self.used]
     }
 }
 
@@ -130,7 +132,9 @@ impl Engine<'_> {
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
                 let mut bytes = reuse.try_recv().unwrap_or_default();
-                bytes.clear();
+                if bytes.len() < job.write_bytes {
+                    bytes = vec![0; job.write_bytes];
+                }
                 let mut output = Output { bytes, ..Output::default() };
                 for tile in &job.tiles {
                     let spans = Spans::read(self, &merge.works[tile.work], tile, &mut buffers, counter, merge.hash)?;

@@ -74,7 +74,7 @@ impl Weights {
         if path.is_dir() {
             return Self::in_folder(path);
         }
-        let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         if name.ends_with(".safetensors") {
             return Ok(Self { root, names: vec![name.to_owned()], index: None });

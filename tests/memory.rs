@@ -1,0 +1,74 @@
+//! Peak memory, mapped pages included, is what the plan prints, whatever the size of models and tensors.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use assert_cmd::Command;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+
+/// A checkpoint of `sizes` tensors of BF16 zeros: a sparse file.
+fn sparse_model(path: &Path, sizes: &[u64]) {
+    let mut header = serde_json::Map::new();
+    let mut at = 0;
+    for (i, bytes) in sizes.iter().enumerate() {
+        let entry = serde_json::json!({"dtype": "BF16", "shape": [bytes / 2], "data_offsets": [at, at + bytes]});
+        header.insert(format!("layers.{i}.weight"), entry);
+        at += bytes;
+    }
+    let json = serde_json::to_vec(&header).unwrap();
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(json.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(&json).unwrap();
+    file.set_len(8 + json.len() as u64 + at).unwrap();
+}
+
+fn peak_of_merge(sizes: &[u64], memory: &str, io: &str) -> (u64, u64) {
+    let root = tempfile::tempdir().unwrap();
+    let mut args: Vec<String> =
+        ["merge", "--method", "task_arithmetic", "--base", "base.safetensors"].map(String::from).to_vec();
+    sparse_model(&root.path().join("base.safetensors"), sizes);
+    for k in 0..4 {
+        sparse_model(&root.path().join(format!("e{k}.safetensors")), sizes);
+        args.extend(["--model".into(), format!("e{k}.safetensors=0.3")]);
+    }
+    args.extend(["--eta", "0", "--memory", memory, "--io", io, "-j", "2"].map(String::from));
+    let run = |extra: &[&str]| {
+        let output =
+            Command::cargo_bin("taskvec").unwrap().current_dir(root.path()).args(&args).args(extra).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let plan = run(&["--dry-run", "out"]);
+    let shown = plan.lines().find_map(|l| l.strip_prefix("memory    peak ")).unwrap();
+    let planned = taskvec::tensor::parse_size(&shown[..shown.find(" (").unwrap()]).unwrap();
+    run(&["out"]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(root.path().join("out/taskvec.json")).unwrap()).unwrap();
+    (report["run"]["peak_rss_bytes"].as_u64().unwrap(), planned)
+}
+
+fn assert_holds(sizes: &[u64], memory: &str, budget: u64, io: &str) {
+    let (peak, planned) = peak_of_merge(sizes, memory, io);
+    // The plan prints three figures.
+    assert!(planned <= budget + budget / 100, "the plan says {planned} for a budget of {budget}");
+    assert!(peak <= planned + planned / 100, "peak {peak}, planned {planned} ({memory}, {io})");
+}
+
+#[test]
+fn the_peak_stays_below_the_plan_for_one_large_tensor() {
+    assert_holds(&[200 * MIB], "96MiB", 96 * MIB, "mmap");
+}
+
+#[test]
+fn the_peak_stays_below_the_plan_for_many_tensors_of_odd_sizes() {
+    let sizes: Vec<u64> = (0..400).map(|i| 2 * (i * 7919 % 250_000 + 1)).collect();
+    assert_holds(&sizes, "96MiB", 96 * MIB, "mmap");
+}
+
+#[test]
+fn the_peak_stays_below_the_plan_with_positioned_reads() {
+    assert_holds(&[60 * MIB, 2, 60 * MIB], "128MiB", 128 * MIB, "pread");
+}
