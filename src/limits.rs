@@ -48,8 +48,8 @@ pub const QUEUE_JOBS_PER_THREAD: usize = 2;
 /// Memory that does not depend on the models: program text, stacks, allocator, channels.
 pub const FIXED_BYTES: usize = 40 << 20;
 
-/// Pages that the kernel maps around a touched one, at each end of a mapped tile.
-pub const MAP_SLOP_BYTES: usize = 64 << 10;
+/// What a mapped range may take beyond its own bytes: a page at each end.
+pub const MAP_SLOP_BYTES: usize = 8 << 10;
 
 /// Memory budget when none is given.
 pub const MEMORY_DEFAULT_BYTES: u64 = 1 << 30;

@@ -1,5 +1,7 @@
 //! What a recipe means: mergekit's dialect, its flag form, its models in every layout, and what the output then holds.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use assert_cmd::Command;

@@ -1,6 +1,8 @@
 //! What must not be merged is refused: with the documented exit code, a message that names the fault and its place, and
 //! nothing left behind. Every test runs the real binary; [`Bench::refused`] compares the whole folder before and after.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use assert_cmd::Command;

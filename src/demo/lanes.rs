@@ -16,6 +16,9 @@ pub type Lanes = [f32; LANES];
 const ZERO: Lanes = [0.0; LANES];
 
 /// Runs `body`, a loop to be compiled for the widest vectors of this CPU.
+///
+/// A body is `inline(always)` too, and folds nothing: what the compiler leaves outside, `pulp` calls from several
+/// instruction sets, and it is compiled for none of them.
 #[inline(always)]
 fn simd<R>(body: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(body)
@@ -53,9 +56,11 @@ pub fn layer_norm(weight: &[f32], bias: &[f32], epsilon: f32, x: &[Lanes], out: 
     simd(
         #[inline(always)]
         || {
-            let sum = x.iter().fold(ZERO, |sum, x| zip(sum, x, |s, x| s + x));
+            let (mut sum, mut squares) = (ZERO, ZERO);
+            for x in x {
+                sum = zip(sum, x, |s, x| s + x);
+            }
             let mean = map(sum, |s| s / count);
-            let mut squares = ZERO;
             for (out, x) in out.iter_mut().zip(x) {
                 *out = zip(*x, &mean, |x, m| x - m);
                 squares = zip(squares, out, |s, o| s + o * o);

@@ -36,6 +36,9 @@ impl Config {
                 return Err(format!("config.json: {name} is {part}, expected a divisor of {whole}"));
             }
         }
+        if config.intermediate_size == 0 || config.projection_dim == 0 {
+            return Err("config.json: intermediate_size and projection_dim must be at least 1".to_owned());
+        }
         Ok(config)
     }
 

@@ -5,51 +5,66 @@ use super::simd;
 /// `theta[i] -= base[i]`: weights become a task vector.
 pub fn delta(base: &[f32], theta: &mut [f32]) {
     assert_eq!(base.len(), theta.len());
-    simd(|| {
-        for (t, &b) in theta.iter_mut().zip(base) {
-            *t -= b;
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for (t, &b) in theta.iter_mut().zip(base) {
+                *t -= b;
+            }
+        },
+    );
 }
 
 /// `acc[i] = scale * x[i]`.
 pub fn scale(scale: f32, x: &[f32], acc: &mut [f32]) {
     assert_eq!(x.len(), acc.len());
-    simd(|| {
-        for (a, &x) in acc.iter_mut().zip(x) {
-            *a = scale * x;
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for (a, &x) in acc.iter_mut().zip(x) {
+                *a = scale * x;
+            }
+        },
+    );
 }
 
 /// `acc[i] += scale * x[i]`.
 pub fn axpy(scale: f32, x: &[f32], acc: &mut [f32]) {
     assert_eq!(x.len(), acc.len());
-    simd(|| {
-        for (a, &x) in acc.iter_mut().zip(x) {
-            *a += scale * x;
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for (a, &x) in acc.iter_mut().zip(x) {
+                *a += scale * x;
+            }
+        },
+    );
 }
 
 /// `acc[i] /= divisor`.
 pub fn divide(divisor: f32, acc: &mut [f32]) {
-    simd(|| {
-        for a in acc.iter_mut() {
-            *a /= divisor;
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for a in acc.iter_mut() {
+                *a /= divisor;
+            }
+        },
+    );
 }
 
 /// `acc[i] = base[i] + lambda * acc[i]`; where the product is zero, the base's bits (its sign of zero) stay.
 pub fn add_scaled(base: &[f32], lambda: f32, acc: &mut [f32]) {
     assert_eq!(base.len(), acc.len());
-    simd(|| {
-        for (a, &b) in acc.iter_mut().zip(base) {
-            let step = lambda * *a;
-            *a = if step == 0.0 { b } else { b + step };
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for (a, &b) in acc.iter_mut().zip(base) {
+                let step = lambda * *a;
+                *a = if step == 0.0 { b } else { b + step };
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -24,25 +24,28 @@ impl Change {
 /// Compares `now` with `before`, element by element.
 pub fn change(before: &[f32], now: &[f32]) -> Change {
     assert_eq!(before.len(), now.len());
-    simd(|| {
-        let (mut counts, mut largest) = ([0u32; LANES], [0f32; LANES]);
-        let (b, n) = (before.as_chunks::<LANES>(), now.as_chunks::<LANES>());
-        for (b, n) in b.0.iter().zip(n.0) {
-            for i in 0..LANES {
-                counts[i] += u32::from(b[i].to_bits() != n[i].to_bits());
-                let distance = (n[i] - b[i]).abs();
-                largest[i] = if distance > largest[i] { distance } else { largest[i] };
+    simd(
+        #[inline(always)]
+        || {
+            let (mut counts, mut largest) = ([0u32; LANES], [0f32; LANES]);
+            let (b, n) = (before.as_chunks::<LANES>(), now.as_chunks::<LANES>());
+            for (b, n) in b.0.iter().zip(n.0) {
+                for i in 0..LANES {
+                    counts[i] += u32::from(b[i].to_bits() != n[i].to_bits());
+                    let distance = (n[i] - b[i]).abs();
+                    largest[i] = if distance > largest[i] { distance } else { largest[i] };
+                }
             }
-        }
-        for (i, (b, n)) in b.1.iter().zip(n.1).enumerate() {
-            counts[i] += u32::from(b.to_bits() != n.to_bits());
-            largest[i] = largest[i].max((n - b).abs());
-        }
-        Change {
-            elements: counts.iter().map(|&c| u64::from(c)).sum(),
-            max_abs: largest.iter().fold(0.0, |m, &x| m.max(x)),
-        }
-    })
+            for (i, (b, n)) in b.1.iter().zip(n.1).enumerate() {
+                counts[i] += u32::from(b.to_bits() != n.to_bits());
+                largest[i] = largest[i].max((n - b).abs());
+            }
+            Change {
+                elements: counts.iter().map(|&c| u64::from(c)).sum(),
+                max_abs: largest.iter().fold(0.0, |m, &x| m.max(x)),
+            }
+        },
+    )
 }
 
 /// The first element that is NaN or infinite.
@@ -57,7 +60,10 @@ pub fn first_beyond(x: &[f32], limit: f32) -> Option<usize> {
 
 /// The first element whose magnitude, as bits, is at least `floor`: bits of magnitudes order as the values do, NaN last.
 fn first_at_or_above(x: &[f32], floor: u32) -> Option<usize> {
-    let largest = simd(|| x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+    let largest = simd(
+        #[inline(always)]
+        || x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)),
+    );
     if largest < floor {
         return None;
     }

@@ -15,29 +15,32 @@ const STRIP: usize = 256;
 /// elements that are equal in all models give exactly 0.
 pub fn deviations(x: &[Vec<f32>], sums: &mut [f64]) {
     assert_eq!(x.len(), sums.len());
-    simd(|| {
-        let models = x.len() as f64;
-        let elements = x.first().map_or(0, Vec::len);
-        sums.fill(0.0);
-        let mut lanes = [[0.0; LANES]; 16];
-        for group in 0..x.len().div_ceil(16) {
-            let mine = group * 16..x.len().min(group * 16 + 16);
-            lanes.fill([0.0; LANES]);
-            for start in (0..elements).step_by(STRIP) {
-                let end = elements.min(start + STRIP);
-                let mut total = [0.0; STRIP];
-                for x in x {
-                    add(&x[start..end], &mut total);
+    simd(
+        #[inline(always)]
+        || {
+            let models = x.len() as f64;
+            let elements = x.first().map_or(0, Vec::len);
+            sums.fill(0.0);
+            let mut lanes = [[0.0; LANES]; 16];
+            for group in 0..x.len().div_ceil(16) {
+                let mine = group * 16..x.len().min(group * 16 + 16);
+                lanes.fill([0.0; LANES]);
+                for start in (0..elements).step_by(STRIP) {
+                    let end = elements.min(start + STRIP);
+                    let mut total = [0.0; STRIP];
+                    for x in x {
+                        add(&x[start..end], &mut total);
+                    }
+                    for (k, lanes) in mine.clone().zip(&mut lanes) {
+                        deviate(models, &x[k][start..end], &total, lanes);
+                    }
                 }
-                for (k, lanes) in mine.clone().zip(&mut lanes) {
-                    deviate(models, &x[k][start..end], &total, lanes);
+                for (k, lanes) in mine.zip(&lanes) {
+                    sums[k] = tree(lanes);
                 }
             }
-            for (k, lanes) in mine.zip(&lanes) {
-                sums[k] = tree(lanes);
-            }
-        }
-    });
+        },
+    );
 }
 
 #[inline(always)]
@@ -65,19 +68,22 @@ fn deviate(models: f64, x: &[f32], total: &[f64; STRIP], lanes: &mut [f64; LANES
 
 /// The sum over elements of `abs(x)`.
 pub fn magnitudes(x: &[f32]) -> f64 {
-    simd(|| {
-        let mut lanes = [0.0; LANES];
-        let (x8, x1) = x.as_chunks::<LANES>();
-        for x in x8 {
-            for i in 0..LANES {
-                lanes[i] += f64::from(x[i].abs());
+    simd(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0; LANES];
+            let (x8, x1) = x.as_chunks::<LANES>();
+            for x in x8 {
+                for i in 0..LANES {
+                    lanes[i] += f64::from(x[i].abs());
+                }
             }
-        }
-        for (i, &x) in x1.iter().enumerate() {
-            lanes[i] += f64::from(x.abs());
-        }
-        tree(&lanes)
-    })
+            for (i, &x) in x1.iter().enumerate() {
+                lanes[i] += f64::from(x.abs());
+            }
+            tree(&lanes)
+        },
+    )
 }
 
 fn tree(l: &[f64; LANES]) -> f64 {

@@ -4,55 +4,67 @@ use super::simd;
 
 /// `x[i] = 0` where `abs(x[i]) < threshold`.
 pub fn trim(threshold: f32, x: &mut [f32]) {
-    simd(|| {
-        for x in x.iter_mut() {
-            *x = if x.abs() < threshold { 0.0 } else { *x };
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for x in x.iter_mut() {
+                *x = if x.abs() < threshold { 0.0 } else { *x };
+            }
+        },
+    );
 }
 
 /// `sign[i]` = sign of `sum_k x_k[i]`: -1, 0 or 1. The sum runs over models in order.
 pub fn elect_sum(x: &[Vec<f32>], sign: &mut [f32]) {
-    simd(|| {
-        sign.fill(0.0);
-        for x in x {
-            for (s, &x) in sign.iter_mut().zip(x) {
-                *s += x;
+    simd(
+        #[inline(always)]
+        || {
+            sign.fill(0.0);
+            for x in x {
+                for (s, &x) in sign.iter_mut().zip(x) {
+                    *s += x;
+                }
             }
-        }
-        for s in sign.iter_mut() {
-            *s = if *s > 0.0 {
-                1.0
-            } else if *s < 0.0 {
-                -1.0
-            } else {
-                0.0
-            };
-        }
-    });
+            for s in sign.iter_mut() {
+                *s = if *s > 0.0 {
+                    1.0
+                } else if *s < 0.0 {
+                    -1.0
+                } else {
+                    0.0
+                };
+            }
+        },
+    );
 }
 
 /// Where `x[i]` is not zero and agrees with `sign[i]` (a sign that is not positive counts as negative):
 /// `acc[i] += weight * x[i]` and `count[i] += 1`.
 pub fn select_sum(weight: f32, x: &[f32], sign: &[f32], acc: &mut [f32], count: &mut [f32]) {
-    simd(|| {
-        for (((a, c), &x), &s) in acc.iter_mut().zip(count.iter_mut()).zip(x).zip(sign) {
-            let agrees = if s > 0.0 { x > 0.0 } else { x < 0.0 };
-            *a += if agrees { weight * x } else { 0.0 };
-            *c += if agrees { 1.0 } else { 0.0 };
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for (((a, c), &x), &s) in acc.iter_mut().zip(count.iter_mut()).zip(x).zip(sign) {
+                let agrees = if s > 0.0 { x > 0.0 } else { x < 0.0 };
+                *a += if agrees { weight * x } else { 0.0 };
+                *c += if agrees { 1.0 } else { 0.0 };
+            }
+        },
+    );
 }
 
 /// As [`select_sum`], but `acc[i]` becomes the selected value of the largest magnitude.
 pub fn select_max(weight: f32, x: &[f32], sign: &[f32], acc: &mut [f32]) {
-    simd(|| {
-        for ((a, &x), &s) in acc.iter_mut().zip(x).zip(sign) {
-            let agrees = if s > 0.0 { x > 0.0 } else { x < 0.0 };
-            let value = weight * x;
-            *a = if agrees && value.abs() > a.abs() { value } else { *a };
-        }
-    });
+    simd(
+        #[inline(always)]
+        || {
+            for ((a, &x), &s) in acc.iter_mut().zip(x).zip(sign) {
+                let agrees = if s > 0.0 { x > 0.0 } else { x < 0.0 };
+                let value = weight * x;
+                *a = if agrees && value.abs() > a.abs() { value } else { *a };
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -2,9 +2,7 @@
 
 use super::Options;
 use crate::error::{Error, Result};
-use crate::limits::{
-    BLOCK_ELEMENTS, FIXED_BYTES, JOB_MAX_BYTES, JOB_MAX_TILES, JOB_MIN_BYTES, MAP_SLOP_BYTES, QUEUE_JOBS_PER_THREAD,
-};
+use crate::limits::{BLOCK_ELEMENTS, FIXED_BYTES, JOB_MAX_BYTES, JOB_MIN_BYTES, MAP_SLOP_BYTES, QUEUE_JOBS_PER_THREAD};
 use crate::tensor::Bytes;
 
 /// The plan's memory.
@@ -51,5 +49,5 @@ fn in_flight_jobs(threads: usize) -> usize {
 
 /// What a job of `bytes` over `tiles` tiles holds while it is under way, mapped pages included.
 pub fn in_flight_bytes(bytes: usize, ranges: usize) -> usize {
-    bytes + ranges.min(JOB_MAX_TILES) * 4096
+    bytes + ranges * MAP_SLOP_BYTES
 }

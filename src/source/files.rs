@@ -1,8 +1,9 @@
 //! The weight files of all models of a merge, open for reading in ranges.
 
 use super::checkpoint::open_regular;
-use super::mmap::Map;
+use super::mmap;
 use crate::error::{Error, Result};
+use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How tensor bytes are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Io {
-    /// From a map of the file, given back range by range.
+    /// From maps of ranges, each given back after use.
     #[default]
     Mmap,
     /// With positioned reads into buffers: for network file systems, where a map can fail while it is used.
@@ -37,13 +38,15 @@ impl Counter {
 
 /// Open files, addressed by their index.
 #[derive(Debug)]
-pub struct Files(Vec<OpenFile>);
+pub struct Files {
+    files: Vec<OpenFile>,
+    io: Io,
+}
 
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
     file: File,
-    map: Option<Map>,
     opened_as: Identity,
 }
 
@@ -61,19 +64,14 @@ impl Files {
     /// Opens `paths`, each of which must still have the length that its header was checked against.
     pub fn open<'a>(paths: impl Iterator<Item = (&'a Path, u64)>, io: Io) -> Result<Self> {
         raise_open_file_limit();
-        paths.map(|(path, bytes)| OpenFile::open(path, bytes, io)).collect::<Result<_>>().map(Self)
+        let files = paths.map(|(path, bytes)| OpenFile::open(path, bytes)).collect::<Result<_>>()?;
+        Ok(Self { files, io })
     }
 
     /// Starts bringing a range into memory, so that [`Files::span`] does not wait for the disk.
     pub fn prepare(&self, file: usize, offset: u64, bytes: usize) {
-        let f = &self.0[file];
-        match &f.map {
-            _ if bytes == 0 => {}
-            Some(map) => map.prepare(offset, bytes),
-            None => {
-                let length = std::num::NonZeroU64::new(bytes as u64);
-                let _ = rustix::fs::fadvise(&f.file, offset, length, rustix::fs::Advice::WillNeed);
-            }
+        if let Some(length) = std::num::NonZeroU64::new(bytes as u64) {
+            let _ = rustix::fs::fadvise(&self.files[file].file, offset, Some(length), rustix::fs::Advice::WillNeed);
         }
     }
 
@@ -87,9 +85,9 @@ impl Files {
         counter: &Counter,
     ) -> Result<Span<'a>> {
         counter.add(bytes as u64);
-        let f = &self.0[file];
-        if let Some(map) = &f.map {
-            return Ok(Span { bytes: map.bytes(offset, bytes), mapped: Some((map, offset)) });
+        let f = &self.files[file];
+        if self.io == Io::Mmap && bytes > 0 {
+            return mmap::map(&f.file, &f.path, offset, bytes).map(Span::Mapped);
         }
         buffer.resize(bytes, 0);
         f.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
@@ -98,22 +96,22 @@ impl Files {
             }
             _ => Error::io(&f.path, "read")(e),
         })?;
-        Ok(Span { bytes: buffer, mapped: None })
+        Ok(Span::Read(buffer))
     }
 
     /// The file itself, for copies inside the kernel.
     pub fn file(&self, file: usize) -> &File {
-        &self.0[file].file
+        &self.files[file].file
     }
 
     /// The path it was opened by.
     pub fn path(&self, file: usize) -> &Path {
-        &self.0[file].path
+        &self.files[file].path
     }
 
     /// Fails if any file is no longer the one that was opened.
     pub fn check_unchanged(&self) -> Result<()> {
-        for f in &self.0 {
+        for f in &self.files {
             let now = Identity::of(&f.file, &f.path)?;
             let at_path = std::fs::metadata(&f.path).map(|m| (m.dev(), m.ino())).ok();
             let what = if now.bytes != f.opened_as.bytes {
@@ -132,18 +130,14 @@ impl Files {
 }
 
 impl OpenFile {
-    fn open(path: &Path, bytes: u64, io: Io) -> Result<Self> {
+    fn open(path: &Path, bytes: u64) -> Result<Self> {
         let (file, now) = open_regular(path)?;
         if now != bytes {
             let what = format!("{bytes} bytes when its header was read, {now} now");
             return Err(Error::InputChanged { path: path.to_owned(), what });
         }
         let opened_as = Identity::of(&file, path)?;
-        let map = match io {
-            Io::Mmap => Some(Map::new(&file, path)?),
-            Io::Pread => None,
-        };
-        Ok(Self { path: path.to_owned(), file, map, opened_as })
+        Ok(Self { path: path.to_owned(), file, opened_as })
     }
 }
 
@@ -169,25 +163,20 @@ fn raise_open_file_limit() {
 
 /// Bytes of a file. Mapped pages are given back when it is dropped.
 #[derive(Debug)]
-pub struct Span<'a> {
-    bytes: &'a [u8],
-    mapped: Option<(&'a Map, u64)>,
+pub enum Span<'a> {
+    /// A map of the range.
+    Mapped(Mmap),
+    /// A buffer that the range was read into.
+    Read(&'a [u8]),
 }
 
 impl Deref for Span<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.bytes
-    }
-}
-
-impl Drop for Span<'_> {
-    fn drop(&mut self) {
-        if let Some((map, offset)) = self.mapped
-            && !self.bytes.is_empty()
-        {
-            map.release(offset, self.bytes.len());
+        match self {
+            Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
         }
     }
 }

@@ -1,0 +1,107 @@
+//! Kernels and conversions, each beside a memcpy of the same bytes.
+//!
+//! `cargo bench --bench kernels` prints, per kernel, the bytes that it reads and writes a second and the ratio to
+//! copying the same bytes, both from buffers that fit the caches of one core. `-- --short` runs each once, as a check.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its results")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use taskvec::kernel;
+use taskvec::limits::BLOCK_ELEMENTS;
+use taskvec::survey::Finding as _;
+use taskvec::tensor::Dtype;
+
+struct Bench {
+    /// Time spent on each kernel.
+    time: Duration,
+}
+
+impl Bench {
+    /// Seconds of one call, the best of several runs.
+    fn seconds(&self, mut call: impl FnMut()) -> f64 {
+        let mut best = f64::INFINITY;
+        let start = Instant::now();
+        while start.elapsed() < self.time || best.is_infinite() {
+            let calls = if self.time.is_zero() { 1 } else { 200 };
+            let run = Instant::now();
+            (0..calls).for_each(|_| call());
+            best = best.min(run.elapsed().as_secs_f64() / f64::from(calls));
+        }
+        best
+    }
+
+    fn line(&self, name: &str, bytes: usize, call: impl FnMut()) {
+        let (source, mut target) = (vec![1u8; bytes / 2], vec![0u8; bytes / 2]);
+        let copy = self.seconds(|| black_box(&mut target).copy_from_slice(black_box(&source)));
+        let seconds = self.seconds(call);
+        let rate = |s: f64| bytes as f64 / s / 1e9;
+        println!(
+            "{name:<44} {:>7.1} GB/s   memcpy {:>7.1} GB/s   ratio {:>5.2}",
+            rate(seconds),
+            rate(copy),
+            copy / seconds
+        );
+    }
+}
+
+fn main() {
+    let short = std::env::args().any(|a| a == "--short" || a == "--test");
+    let bench = Bench { time: if short { Duration::ZERO } else { Duration::from_millis(300) } };
+    let n = BLOCK_ELEMENTS;
+    let values: Vec<f32> = (0..n).map(|i| (i as f32).sin() * 0.02).collect();
+    println!("blocks of {n} elements; bytes are those read and written");
+
+    for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F8E4M3, Dtype::F8E5M2, Dtype::F64] {
+        let mut bytes = vec![0; n * dtype.bytes()];
+        let mut out = vec![0.0; n];
+        bench
+            .line(&format!("{dtype} encode"), n * (4 + dtype.bytes()), || dtype.encode(black_box(&values), &mut bytes));
+        bench.line(&format!("{dtype} decode"), n * (4 + dtype.bytes()), || dtype.decode(black_box(&bytes), &mut out));
+    }
+    let mut acc = values.clone();
+    bench.line("delta", n * 12, || kernel::delta(black_box(&values), &mut acc));
+    bench.line("axpy", n * 12, || kernel::axpy(0.3, black_box(&values), &mut acc));
+    bench.line("add_scaled", n * 12, || kernel::add_scaled(black_box(&values), 0.3, &mut acc));
+    bench.line("change", n * 8, || {
+        black_box(kernel::change(black_box(&values), &acc));
+    });
+    bench.line("first_non_finite", n * 4, || {
+        black_box(kernel::first_non_finite(black_box(&values)));
+    });
+    for models in [2, 3, 8] {
+        let x = vec![values.clone(); models];
+        let mut sums = vec![0.0; models];
+        bench.line(&format!("saliency, {models} models"), n * 4 * models, || {
+            kernel::deviations(black_box(&x), &mut sums)
+        });
+    }
+    let x = vec![values.clone(); 3];
+    let mut sign = vec![0.0; n];
+    bench.line("elect_sum, 3 models", n * 16, || kernel::elect_sum(black_box(&x), &mut sign));
+    merge_bf16(&bench, n);
+    let ranks = Box::new(taskvec::survey::Ranks::new(vec![1], 0, 1));
+    bench.line("magnitude histogram", n * 4, || {
+        use taskvec::survey::{Block, Statistic as _};
+        ranks.observe(0, Block { base: &[], experts: black_box(&x[..1]) }, &mut Vec::new());
+    });
+    black_box(ranks.finish());
+}
+
+/// The whole inner loop of task arithmetic on bf16: widen a base and three experts, add, round.
+fn merge_bf16(bench: &Bench, n: usize) {
+    let mut bytes = vec![0; n * 2];
+    let values: Vec<f32> = (0..n).map(|i| (i as f32).cos() * 0.02).collect();
+    Dtype::BF16.encode(&values, &mut bytes);
+    let (mut base, mut x, mut acc, mut out) = (vec![0.0; n], vec![0.0; n], vec![0.0; n], vec![0; n * 2]);
+    bench.line("bf16 widen, task arithmetic K = 3, round", n * 10, || {
+        Dtype::BF16.decode(black_box(&bytes), &mut base);
+        for k in 0..3 {
+            Dtype::BF16.decode(black_box(&bytes), &mut x);
+            kernel::delta(&base, &mut x);
+            if k == 0 { kernel::scale(0.3, &x, &mut acc) } else { kernel::axpy(0.3, &x, &mut acc) }
+        }
+        kernel::add_scaled(&base, 1.0, &mut acc);
+        Dtype::BF16.encode(&acc, &mut out);
+    });
+}
