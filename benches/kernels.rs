@@ -82,8 +82,9 @@ fn main() {
     merge_bf16(&bench, n);
     let ranks = Box::new(taskvec::survey::Ranks::new(vec![1], 0, 1));
     bench.line("magnitude histogram", n * 4, || {
-        use taskvec::survey::{Block, Statistic as _};
-        ranks.observe(0, Block { base: &[], experts: black_box(&x[..1]) }, &mut Vec::new());
+        use taskvec::survey::{Block, Place, Statistic as _};
+        let place = Place { tensor: 0, name: "", shape: &[], first: 0 };
+        ranks.observe(0, Block { place, base: &[], experts: black_box(&x[..1]) }, &mut Vec::new());
     });
     black_box(ranks.finish());
 }

@@ -245,7 +245,14 @@ fn what_this_version_does_not_do_is_refused_with_2_and_said_clearly() {
     refused(&format!("{TASK_ARITHMETIC}tokenizer_source: union\n"), &["tokenizer_source: only `base`"]);
     Recipe::parse(&format!("{TASK_ARITHMETIC}tokenizer_source: base\n")).unwrap();
     let lora = ["LoRA adapters are not in this version", "merge the adapter into its base first"];
-    refused(&TASK_ARITHMETIC.replace("./a", "./a+./b"), &[&["models[0].model: "], &lora[..]].concat());
+    let recipe =
+        Recipe::parse(&TASK_ARITHMETIC.replace("./a", "./a+./b").replace("./base", "fixtures/zoo/base")).unwrap();
+    let refusal = job::plan(recipe, Path::new(""), Links::Inside, options()).unwrap_err();
+    assert_eq!(refusal.exit_code(), 2);
+    assert!(
+        lora.iter().all(|l| refusal.to_string().contains(l)) && refusal.to_string().contains("./a+./b"),
+        "{refusal}"
+    );
     refused(&TASK_ARITHMETIC.replace("./a", "{model: {path: ./a}, lora: {path: ./b}}"), &lora);
 }
 

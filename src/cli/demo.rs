@@ -8,7 +8,7 @@ use taskvec::job::Run;
 use taskvec::pass::{Silent, Stop};
 use taskvec::report::Table;
 use taskvec::sink::Existing;
-use taskvec::source::Io;
+use taskvec::source::{Io, Links};
 use taskvec::{Error, Result};
 
 pub fn demo(args: &DemoArgs, common: &Common, stop: &Stop) -> Outcome {
@@ -25,7 +25,14 @@ pub fn demo(args: &DemoArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome {
-    let run = Run { io: Io::Mmap, hash_inputs: true, existing: Existing::Refuse, progress: &Silent, stop };
+    let run = Run {
+        io: Io::Mmap,
+        links: Links::Inside,
+        hash_inputs: true,
+        existing: Existing::Refuse,
+        progress: &Silent,
+        stop,
+    };
     let mut rows = Vec::new();
     demo::run(folder, args.all, &run, |row| {
         if !common.quiet {

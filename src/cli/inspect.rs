@@ -52,11 +52,12 @@ fn print_text(inventory: &Inventory, report: Option<serde_json::Value>) -> Outco
         }
     }
     print::out(format_args!(
-        "{} tensors, {} elements, {} in {} files",
+        "{} tensors, {} elements, {} in {} {}",
         inventory.tensors.len(),
         inventory.elements(),
         Bytes(inventory.tensor_bytes()),
-        inventory.files.len()
+        inventory.files.len(),
+        if inventory.files.len() == 1 { "file" } else { "files" }
     ))?;
     for (dtype, (count, bytes)) in dtypes {
         print::out(format_args!("{dtype}: {count} tensors, {}", Bytes(bytes)))?;

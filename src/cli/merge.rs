@@ -26,11 +26,12 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
     let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits)?;
     tell_notes(&plan, args, common);
     if args.dry_run {
-        return show_plan(&plan, Some(out));
+        return show_plan(&plan, Some(out), links(&args.recipe));
     }
     let progress = progress::choose(common);
     let run = job::Run {
         io: io(&args.limits),
+        links: links(&args.recipe),
         hash_inputs: !args.no_input_hashes,
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
         progress: progress.as_ref(),
@@ -45,16 +46,24 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 
 pub fn plan(args: &PlanArgs) -> Outcome {
     let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
-    show_plan(&plan, None)
+    show_plan(&plan, None, links(&args.recipe))
 }
 
 /// The plan of the recipe at `path`, or of the flags where there is none.
 pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
-    let options = options(limits)?;
-    let (mut parsed, folder) = match path {
-        Some(path) => (read_recipe(path)?, path.parent().map_or_else(PathBuf::new, Path::to_owned)),
-        None => (from_flags(recipe)?, PathBuf::new()),
-    };
+    let Some(path) = path else { return finish_plan(from_flags(recipe)?, Path::new(""), recipe, limits) };
+    if recipe.method.is_some() {
+        return Err(Error::Usage("give either a recipe file or --method, not both".into()));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let plan = read_recipe(path).and_then(|text| finish_plan(Recipe::parse(&text)?, folder, recipe, limits));
+    plan.map_err(|e| match e {
+        Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
+        other => other,
+    })
+}
+
+fn finish_plan(mut parsed: Recipe, folder: &Path, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
     if let Some(eta) = recipe.eta {
         let problem = || Error::Usage(format!("--eta {eta}: expected the fraction of layers to prune, 0 to 1"));
         parsed.set_eta(Eta::new(eta).ok_or_else(problem)?);
@@ -62,9 +71,7 @@ pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs) -
     if recipe.no_lwptv {
         parsed.lwptv = None;
     }
-    parsed.check()?;
-    let links = if recipe.follow_links { Links::All } else { Links::Inside };
-    job::plan(parsed, &folder, links, options)
+    job::plan(parsed, folder, links(recipe), options(limits)?)
 }
 
 fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
@@ -86,7 +93,7 @@ fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
     flags.recipe()
 }
 
-fn read_recipe(path: &Path) -> Result<Recipe> {
+fn read_recipe(path: &Path) -> Result<String> {
     let missing = |problem: String| Error::InputMissing { path: path.to_owned(), problem };
     let meta = std::fs::metadata(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
     if !meta.is_file() {
@@ -99,11 +106,7 @@ fn read_recipe(path: &Path) -> Result<Recipe> {
         ));
     }
     let bytes = std::fs::read(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::recipe(path.display().to_string(), "is not UTF-8 text"))?;
-    Recipe::parse(&text).map_err(|e| match e {
-        Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
-        other => other,
-    })
+    String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
 }
 
 fn options(limits: &LimitArgs) -> Result<Options> {
@@ -134,10 +137,15 @@ pub fn io(limits: &LimitArgs) -> Io {
     }
 }
 
-fn show_plan(plan: &Plan, out: Option<&Path>) -> Outcome {
+/// Which links the arguments allow.
+pub fn links(recipe: &RecipeArgs) -> Links {
+    if recipe.follow_links { Links::All } else { Links::Inside }
+}
+
+fn show_plan(plan: &Plan, out: Option<&Path>, links: Links) -> Outcome {
     print::out(plan)?;
     let free = free_bytes(out.unwrap_or(Path::new(".")))?;
-    print::out(format_args!("disk      needs {}, {free} free", job::disk_bytes(plan)?))
+    print::out(format_args!("disk      needs {}, {free} free", job::disk_bytes(plan, links)?))
 }
 
 fn tell_notes(plan: &Plan, args: &MergeArgs, common: &Common) {

@@ -1,7 +1,7 @@
 //! `taskvec saliency`: pass 1 alone.
 
 use super::args::{Common, SaliencyArgs};
-use super::merge::{io, make_plan};
+use super::merge::{io, links, make_plan};
 use super::{Outcome, print, progress};
 use taskvec::job::{self, Run, Scoring};
 use taskvec::mask::Mask;
@@ -14,8 +14,14 @@ use taskvec::{Error, Result};
 pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
     let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
     let progress = progress::choose(common);
-    let run =
-        Run { io: io(&args.limits), hash_inputs: false, existing: Existing::Refuse, progress: progress.as_ref(), stop };
+    let run = Run {
+        io: io(&args.limits),
+        links: links(&args.recipe),
+        hash_inputs: false,
+        existing: Existing::Refuse,
+        progress: progress.as_ref(),
+        stop,
+    };
     let scoring = job::score(&plan, &run)?;
     let Some(mask) = &scoring.mask else {
         return Err(Error::Usage("the recipe has no lwptv block; pass --eta".into()));
@@ -30,12 +36,17 @@ fn tasks(plan: &Plan) -> Vec<String> {
     plan.experts().map(|s| plan.sources[s].label.clone()).collect()
 }
 
+/// The last part of a path.
+fn short(task: &String) -> String {
+    task.rsplit('/').find(|p| !p.is_empty()).unwrap_or(task).to_owned()
+}
+
 fn draw(plan: &Plan, scoring: &Scoring, mask: &Mask) -> String {
     let layers: Vec<String> = plan.layers.iter().map(|l| l.name.clone()).collect();
     let kept: Vec<bool> = (0..layers.len()).map(|l| mask.keeps(l)).collect();
     svg(&Picture {
         title: "LwPTV: saliency of each layer and task, and what is kept",
-        tasks: &tasks(plan),
+        tasks: &tasks(plan).iter().map(short).collect::<Vec<_>>(),
         layers: &layers,
         scores: &scoring.scores,
         kept_by: &mask.kept_by,
@@ -58,7 +69,6 @@ fn print_json(plan: &Plan, scoring: &Scoring, mask: &Mask) -> Outcome {
 
 fn print_table(plan: &Plan, scoring: &Scoring, mask: &Mask) -> Result<()> {
     let tasks = tasks(plan);
-    let short = |t: &String| t.rsplit('/').find(|p| !p.is_empty()).unwrap_or(t).to_owned();
     let names: Vec<String> = tasks.iter().map(short).collect();
     let heading: Vec<&str> = ["layer"].into_iter().chain(names.iter().map(String::as_str)).chain(["kept"]).collect();
     let mut table = Table::new(&heading);

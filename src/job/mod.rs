@@ -8,7 +8,7 @@ pub use scoring::Scoring;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Model, Scene};
-use crate::pass::{Action, Copied, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
+use crate::pass::{Action, Copied, Cut, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::Recipe;
 use crate::report::Report;
@@ -24,6 +24,8 @@ use std::time::Instant;
 pub struct Run<'a> {
     /// How files are read.
     pub io: Io,
+    /// Which links inside model folders are followed.
+    pub links: Links,
     /// Whether inputs are hashed while they are read.
     pub hash_inputs: bool,
     /// What happens to an output that is there.
@@ -54,8 +56,8 @@ pub fn check_memory(plan: &Plan) -> Result<()> {
 }
 
 /// Bytes that the output takes on disk, with the reserve.
-pub fn disk_bytes(plan: &Plan) -> Result<Bytes> {
-    output::disk_bytes(plan)
+pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
+    output::disk_bytes(plan, links)
 }
 
 /// Pass 1 alone: scores, thresholds and masks.
@@ -72,8 +74,10 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
 pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
-    output::check_disk(plan, out)?;
-    let staging = Staging::begin(out, &plan.id, run.existing)?;
+    output::check_disk(plan, out, run.links)?;
+    let inputs: Vec<&Path> =
+        plan.sources.iter().map(|s| s.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
+    let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
@@ -103,9 +107,20 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     files.check_unchanged()?;
     run.stop.check()?;
 
-    let made = output::Made { plan, scoring: &scoring, actions: &actions, outcome, written, input_hashes, runs, start };
+    let made = output::Made {
+        plan,
+        links: run.links,
+        scoring: &scoring,
+        actions: &actions,
+        outcome,
+        written,
+        input_hashes,
+        runs,
+        start,
+    };
     let report = made.write(&staging)?;
     staging.publish()?;
+    tracing::info!("published {}", out.display());
     Ok(report)
 }
 
@@ -164,7 +179,7 @@ fn survey(
     let unhashed = vec![false; plan.sources.len()];
     let mut done = Vec::new();
     while let Some(mut statistic) = method.next_survey(scene, &done) {
-        runs.extend(engine.survey(&merged, statistic.as_mut(), &unhashed)?);
+        runs.extend(engine.survey(&merged, statistic.as_mut(), Cut::Method, &unhashed)?);
         done.push(statistic.finish());
     }
     Ok(done)

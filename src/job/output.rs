@@ -8,7 +8,7 @@ use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
 use crate::plan::{Plan, Shard};
 use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
 use crate::sink::{Staging, card, find_side_files, free_bytes};
-use crate::source::PieceHash;
+use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
 use std::path::Path;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use std::time::Instant;
 /// What the passes made.
 pub struct Made<'a> {
     pub plan: &'a Plan,
+    pub links: Links,
     pub scoring: &'a Scoring,
     pub actions: &'a [Action],
     pub outcome: Outcome,
@@ -26,8 +27,8 @@ pub struct Made<'a> {
 }
 
 /// Bytes needed on disk.
-pub fn disk_bytes(plan: &Plan) -> Result<Bytes> {
-    let side: u64 = find_side_files(&plan.sources[plan.reference()].path)?
+pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
+    let side: u64 = find_side_files(&plan.sources[plan.reference()].path, links)?
         .iter()
         .filter_map(|f| std::fs::metadata(&f.path).ok())
         .map(|m| m.len())
@@ -36,8 +37,8 @@ pub fn disk_bytes(plan: &Plan) -> Result<Bytes> {
 }
 
 /// Fails if the file system of `out` has too little space.
-pub fn check_disk(plan: &Plan, out: &Path) -> Result<()> {
-    let (needed, free) = (disk_bytes(plan)?, free_bytes(out)?);
+pub fn check_disk(plan: &Plan, out: &Path, links: Links) -> Result<()> {
+    let (needed, free) = (disk_bytes(plan, links)?, free_bytes(out)?);
     if needed > free {
         return Err(Error::NoSpace { path: out.to_owned(), needed, free });
     }
@@ -58,7 +59,7 @@ impl Made<'_> {
             write("model.safetensors.index.json", &index(self.plan))?;
         }
         let dtype = self.plan.recipe.dtype.filter(|_| self.plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
-        for file in find_side_files(&self.plan.sources[self.plan.reference()].path)? {
+        for file in find_side_files(&self.plan.sources[self.plan.reference()].path, self.links)? {
             write(&file.name, &file.content(dtype)?)?;
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::mask::Mask;
-use crate::pass::{Engine, PassRun, Work};
+use crate::pass::{Cut, Engine, PassRun, Work};
 use crate::plan::{Layer, Plan};
 use crate::survey::{Saliency, Score, random_score};
 
@@ -34,7 +34,7 @@ impl Scoring {
             let floats = (0..plan.tensors.len()).filter(|&t| plan.tensors[t].layer.is_some());
             let works: Vec<Work> = floats.map(|tensor| Work { tensor, sources: sources.clone().collect() }).collect();
             let mut saliency = Saliency::new(lwptv.score, tasks, plan.tensors.len());
-            none.runs = engine.survey(&works, &mut saliency, &none.hashed)?;
+            none.runs = engine.survey(&works, &mut saliency, Cut::Sums, &none.hashed)?;
             let mean = |l: &Layer, k| saliency.mean(k, l.tensors.iter().map(|&t| (t, plan.tensors[t].elements)));
             none.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
         }

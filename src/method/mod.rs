@@ -11,7 +11,7 @@ mod ties;
 
 pub use settings::{Kind, Parameter, Scope, Settings};
 
-use crate::survey::{Finding, Form, Survey};
+use crate::survey::{Finding, Form, Place, Survey};
 
 /// Everything that is known of a merge method.
 #[derive(Debug)]
@@ -84,6 +84,12 @@ pub trait Method: Send + Sync {
         None
     }
 
+    /// Elements that must be seen together in a tensor of this shape: 1 for elementwise methods, the last dimension for
+    /// row-wise ones, `m` for n:m blocks, all for methods that need a whole matrix. Blocks are whole multiples of it.
+    fn unit(&self, _shape: &[u64]) -> u64 {
+        1
+    }
+
     /// Bytes that the largest statistic keeps resident.
     fn resident_bytes(&self, _workers: usize) -> usize {
         0
@@ -96,6 +102,8 @@ pub trait Method: Send + Sync {
 /// A block of one tensor over all models, to be merged.
 #[derive(Debug)]
 pub struct Tile<'a> {
+    /// Where the block lies.
+    pub place: Place<'a>,
     /// The base's values; empty if there is no base.
     pub base: &'a [f32],
     /// Each expert's values in the method's form; free to be overwritten. An expert that its own mask prunes here has a

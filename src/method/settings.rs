@@ -41,8 +41,8 @@ pub struct Parameter {
 }
 
 impl Kind {
-    /// Any finite number.
-    pub const NUMBER: Self = Self::Number { min: f64::MIN, max: f64::MAX };
+    /// Any number that an `f32` can hold.
+    pub const NUMBER: Self = Self::Number { min: f32::MIN as f64, max: f32::MAX as f64 };
     /// A number from 0 to 1.
     pub const FRACTION: Self = Self::Number { min: 0.0, max: 1.0 };
 

@@ -1,8 +1,8 @@
 //! What passes go through: tensors with the sources to read, cut into tiles, tiles gathered into jobs.
 
 use super::{Engine, PassRun};
-use crate::limits::JOB_MAX_TILES;
-use crate::plan::{Plan, in_flight_bytes};
+use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
+use crate::plan::{Plan, PlannedTensor, in_flight_bytes};
 use std::ops::Range;
 
 /// A tensor's share of a pass.
@@ -26,6 +26,22 @@ pub struct Tile {
     pub start: u64,
     /// Number of elements: whole blocks, but for the tensor's end.
     pub elements: usize,
+}
+
+/// What blocks a pass goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// [`BLOCK_ELEMENTS`] for every tensor: the blocks that sums are taken over.
+    Sums,
+    /// The method's own.
+    Method,
+}
+
+impl Cut {
+    /// Elements of a block of this tensor.
+    pub fn block(self, t: &PlannedTensor) -> usize {
+        if self == Self::Sums { BLOCK_ELEMENTS } else { t.block_elements }
+    }
 }
 
 /// Tiles that travel together.
@@ -53,10 +69,18 @@ pub fn range(plan: &Plan, work: &Work, tile: &Tile, source: Source) -> (usize, u
 }
 
 /// Cuts `works` into jobs, each with the memory it takes. `writes` tells whether output is made.
-pub fn jobs<'a>(plan: &'a Plan, works: &'a [Work], writes: bool) -> impl Iterator<Item = (usize, Job)> + Send + 'a {
+pub fn jobs<'a>(
+    plan: &'a Plan,
+    works: &'a [Work],
+    writes: bool,
+    cut: Cut,
+) -> impl Iterator<Item = (usize, Job)> + Send + 'a {
     let limit = plan.budget.job_bytes;
-    let mut tiles =
-        works.iter().enumerate().flat_map(move |(w, work)| tiles(plan, work, writes).map(move |t| (w, t))).peekable();
+    let mut tiles = works
+        .iter()
+        .enumerate()
+        .flat_map(move |(w, work)| tiles(plan, work, writes, cut).map(move |t| (w, t)))
+        .peekable();
     std::iter::from_fn(move || {
         let mut job = Job::default();
         while let Some((w, range)) = tiles.peek() {
@@ -79,10 +103,10 @@ pub fn jobs<'a>(plan: &'a Plan, works: &'a [Work], writes: bool) -> impl Iterato
     })
 }
 
-fn tiles(plan: &Plan, work: &Work, writes: bool) -> impl Iterator<Item = Range<u64>> + Send + use<> {
+fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item = Range<u64>> + Send + use<> {
     let t = &plan.tensors[work.tensor];
     let written = if writes { t.dtype.bytes() } else { 0 };
-    let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written) as u64;
+    let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, cut.block(t)) as u64;
     let elements = t.elements;
     (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements))
 }
@@ -108,6 +132,7 @@ impl Engine<'_> {
         body: impl FnOnce() -> crate::error::Result<u64>,
     ) -> crate::error::Result<PassRun> {
         let bytes: u64 = works.iter().map(|w| self.work_bytes(w, writes)).sum();
+        tracing::info!("{name}: {bytes} bytes to read and write");
         self.progress.begin(name, bytes);
         let start = std::time::Instant::now();
         let result = body();

@@ -1,6 +1,6 @@
 //! The pass that makes the output: kept layers are decoded and merged, everything else is the base's bytes.
 
-use super::job::{Job, Tile, jobs, range};
+use super::job::{Cut, Job, Tile, jobs, range};
 use super::pipeline::Pipeline;
 use super::scratch::{Scratch, Spans, blocks};
 use super::{Engine, PassRun, Source, Work};
@@ -156,7 +156,12 @@ impl Engine<'_> {
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };
         let run = self.measured("merge", merge.works, true, || {
-            pipeline.run(jobs(self.plan, merge.works, true), |job| self.prepare(merge.works, job), worker, write)?;
+            pipeline.run(
+                jobs(self.plan, merge.works, true, Cut::Method),
+                |job| self.prepare(merge.works, job),
+                worker,
+                write,
+            )?;
             Ok(counter.get())
         })?;
         Ok(Outcome { changes, run, bytes_written })
@@ -186,7 +191,8 @@ impl Engine<'_> {
                 self.compute_tile(t, tile, output, |block, out| {
                     spans.load(block, form, with_base, scratch)?;
                     out.resize(block.len(), 0.0);
-                    let tile = method::Tile { base: &scratch.base, experts: &mut scratch.experts };
+                    let tile =
+                        method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
                     merge.method.merge(settings, merge.done, tile, out);
                     if with_base {
                         change = change.join(stored.change(t, &scratch.base, out));
@@ -213,7 +219,7 @@ impl Engine<'_> {
         let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
         let limit = t.dtype.largest_finite();
         let mut out = Vec::with_capacity(BLOCK_ELEMENTS);
-        for block in blocks(tile.elements) {
+        for block in blocks(tile.elements, t.block_elements) {
             make(&block, &mut out)?;
             if !self.plan.options.allow_non_finite
                 && let Some(at) = kernel::first_beyond(&out, limit)

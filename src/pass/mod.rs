@@ -9,7 +9,7 @@ mod scratch;
 mod survey;
 mod window;
 
-pub use job::{Source, Work};
+pub use job::{Cut, Source, Work};
 pub use merge::{Action, Copied, Merge, Outcome, Reason, Target};
 pub use progress::{Progress, Silent, Stop};
 

@@ -7,7 +7,7 @@ use crate::kernel;
 use crate::limits::BLOCK_ELEMENTS;
 use crate::plan::Place;
 use crate::source::{Counter, Span};
-use crate::survey::Form;
+use crate::survey::{self, Form};
 use std::ops::Range;
 
 /// Buffers that are used again for each block.
@@ -106,12 +106,19 @@ impl<'a> Spans<'a> {
         Ok(())
     }
 
+    /// Where a block of the tile lies.
+    pub fn at(&self, block: &Range<usize>) -> survey::Place<'_> {
+        let t = &self.engine.plan.tensors[self.work.tensor];
+        let first = self.tile.start + block.start as u64;
+        survey::Place { tensor: self.work.tensor, name: &t.name, shape: &t.shape, first }
+    }
+
     fn place(&self, source: Source) -> Place {
         self.engine.plan.tensors[self.work.tensor].places[source]
     }
 }
 
-/// The blocks of a tile of so many elements.
-pub fn blocks(elements: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..elements).step_by(BLOCK_ELEMENTS).map(move |start| start..(start + BLOCK_ELEMENTS).min(elements))
+/// A tile of so many elements, in blocks.
+pub fn blocks(elements: usize, block: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..elements).step_by(block).map(move |start| start..(start + block).min(elements))
 }

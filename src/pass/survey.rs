@@ -1,6 +1,6 @@
 //! A pass that feeds a statistic.
 
-use super::job::{Job, jobs};
+use super::job::{Cut, Job, jobs};
 use super::pipeline::Pipeline;
 use super::scratch::{Scratch, Spans, blocks};
 use super::{Engine, PassRun, Work};
@@ -9,12 +9,18 @@ use crate::source::Counter;
 use crate::survey::{Block, Form, Progress as Step, Statistic};
 
 impl Engine<'_> {
-    /// Shows `works` to `statistic`, in as many passes as it wants. Sources marked in `hash` are hashed in the first.
-    pub fn survey(&self, works: &[Work], statistic: &mut dyn Statistic, hash: &[bool]) -> Result<Vec<PassRun>> {
+    /// Shows `works` to `statistic`, in as many passes as it wants, in blocks as `cut` says. Sources marked in `hash` are hashed in the first.
+    pub fn survey(
+        &self,
+        works: &[Work],
+        statistic: &mut dyn Statistic,
+        cut: Cut,
+        hash: &[bool],
+    ) -> Result<Vec<PassRun>> {
         let mut runs = Vec::new();
         let mut hash = hash.to_vec();
         loop {
-            runs.push(self.survey_once(works, statistic, &hash)?);
+            runs.push(self.survey_once(works, statistic, cut, &hash)?);
             hash.fill(false);
             if statistic.end_pass() == Step::Complete {
                 return Ok(runs);
@@ -22,7 +28,7 @@ impl Engine<'_> {
         }
     }
 
-    fn survey_once(&self, works: &[Work], statistic: &mut dyn Statistic, hash: &[bool]) -> Result<PassRun> {
+    fn survey_once(&self, works: &[Work], statistic: &mut dyn Statistic, cut: Cut, hash: &[bool]) -> Result<PassRun> {
         let name = statistic.name();
         let form = statistic.form();
         let counter = Counter::default();
@@ -39,10 +45,14 @@ impl Engine<'_> {
                     let work = &works[tile.work];
                     let spans = Spans::read(self, work, tile, &mut buffers, counter, hash)?;
                     let mut of_tile = Vec::new();
-                    for block in blocks(tile.elements) {
+                    for block in blocks(tile.elements, cut.block(&self.plan.tensors[work.tensor])) {
                         spans.load(&block, form, false, &mut scratch)?;
                         let base = if form == Form::TaskVectors { &scratch.base[..] } else { &[] };
-                        lock().observe(index, Block { base, experts: &scratch.experts }, &mut of_tile);
+                        lock().observe(
+                            index,
+                            Block { place: spans.at(&block), base, experts: &scratch.experts },
+                            &mut of_tile,
+                        );
                     }
                     sums.push(of_tile);
                 }
@@ -59,7 +69,7 @@ impl Engine<'_> {
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };
         self.measured(name, works, false, || {
-            pipeline.run(jobs(self.plan, works, false), |job| self.prepare(works, job), worker, fold)?;
+            pipeline.run(jobs(self.plan, works, false, cut), |job| self.prepare(works, job), worker, fold)?;
             Ok(counter.get())
         })
     }

@@ -2,7 +2,7 @@
 
 use super::{Place, PlannedTensor};
 use crate::error::{Error, Result};
-use crate::limits::DIFFERENCES_SHOWN;
+use crate::limits::{BLOCK_ELEMENTS, DIFFERENCES_SHOWN};
 use crate::tensor::{Dtype, Entry, Inventory};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -28,6 +28,7 @@ pub fn align(inventories: &[Inventory], dtype: Option<Dtype>) -> Result<Vec<Plan
             elements: t.elements(),
             layer: None,
             settings: 0,
+            block_elements: BLOCK_ELEMENTS,
             places: by_name.iter().zip(&first_file).map(place).collect(),
             dtype: dtype.filter(|_| t.dtype.is_float()).unwrap_or(t.dtype),
             shard: 0,

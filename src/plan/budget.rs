@@ -17,21 +17,31 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `widest`: bytes of one element over all models and the output; `method_bytes`: what the method keeps.
-    pub fn new(options: &Options, sources: usize, tensors: usize, widest: usize, method_bytes: usize) -> Result<Self> {
+    /// `block`: bytes (over all models and the output) and elements of the largest block; `method_bytes`: what the
+    /// method keeps.
+    pub fn new(
+        options: &Options,
+        sources: usize,
+        tensors: usize,
+        block: (usize, usize),
+        method_bytes: usize,
+    ) -> Result<Self> {
         let threads = options.threads;
         let lists = tensors * (sources * (24 + 24 + 16) + 640);
-        let scratch = (threads + 1) * (sources + 3) * BLOCK_ELEMENTS * size_of::<f32>();
+        let scratch = (threads + 1) * (sources + 3) * block.1 * size_of::<f32>();
         let resident_bytes = FIXED_BYTES + lists + scratch + method_bytes;
 
-        let smallest_job = JOB_MIN_BYTES.max(widest * BLOCK_ELEMENTS);
+        let smallest_job = JOB_MIN_BYTES.max(block.0);
         let jobs = in_flight_jobs(threads);
         let slop = sources * MAP_SLOP_BYTES;
         let available = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX).saturating_sub(resident_bytes);
         let job_bytes = (available / jobs).saturating_sub(slop).min(JOB_MAX_BYTES.max(smallest_job));
         if job_bytes < smallest_job {
             let needed = resident_bytes + jobs * (smallest_job + slop);
-            return Err(Error::BudgetTooSmall { given: Bytes(options.memory_bytes), needed: Bytes(needed as u64) });
+            return Err(Error::BudgetTooSmall {
+                given: Bytes(options.memory_bytes),
+                needed: Bytes((needed as u64).next_multiple_of(1_000_000)),
+            });
         }
         Ok(Self { job_bytes, window_bytes: jobs * (job_bytes + slop), resident_bytes })
     }
@@ -42,6 +52,13 @@ impl Budget {
     }
 }
 
+/// Elements of a block made of whole units, near [`BLOCK_ELEMENTS`] where units are small, never more than the tensor
+/// needs.
+pub fn block_elements(unit: u64, elements: u64) -> usize {
+    let unit = usize::try_from(unit.clamp(1, elements.max(1))).unwrap_or(usize::MAX);
+    if unit >= BLOCK_ELEMENTS { unit } else { BLOCK_ELEMENTS / unit * unit }
+}
+
 /// Jobs that are read, computed, or waiting for either or for the writer.
 fn in_flight_jobs(threads: usize) -> usize {
     threads * (1 + 2 * QUEUE_JOBS_PER_THREAD) + 2
@@ -50,4 +67,18 @@ fn in_flight_jobs(threads: usize) -> usize {
 /// What a job of `bytes` over `tiles` tiles holds while it is under way, mapped pages included.
 pub fn in_flight_bytes(bytes: usize, ranges: usize) -> usize {
     bytes + ranges * MAP_SLOP_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hold_whole_units_and_stay_small_where_units_are() {
+        for (unit, elements, want) in
+            [(1, 1 << 30, 4096), (48, 1 << 20, 4080), (8192, 1 << 20, 8192), (1 << 40, 500, 4000), (0, 0, 4096)]
+        {
+            assert_eq!(block_elements(unit, elements), want, "{unit} of {elements}");
+        }
+    }
 }

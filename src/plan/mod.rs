@@ -14,7 +14,7 @@ pub use layers::Layer;
 pub use layout::Shard;
 
 use crate::error::{Error, Result};
-use crate::limits::{BLOCK_ELEMENTS, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
+use crate::limits::{MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::Recipe;
 use crate::survey::{Form, Score};
@@ -120,6 +120,8 @@ pub struct PlannedTensor {
     pub settings: usize,
     /// Where it lies in each source.
     pub places: Vec<Place>,
+    /// Elements of the blocks that the method sees.
+    pub block_elements: usize,
     /// Its dtype in the output.
     pub dtype: Dtype,
     /// Index into [`Plan::shards`].
@@ -159,6 +161,7 @@ impl PlannedTensor {
 impl Plan {
     /// Aligns the models and settles everything else. `base` must be given if the recipe names one.
     pub fn new(recipe: Recipe, base: Option<Inventory>, experts: Vec<Inventory>, options: Options) -> Result<Self> {
+        recipe.check()?;
         assert_eq!(recipe.base.is_some(), base.is_some());
         assert_eq!(recipe.experts.len(), experts.len());
         let has_base = base.is_some();
@@ -174,8 +177,13 @@ impl Plan {
         let model = Model { experts: recipe.experts.len(), elements, settings: &settings };
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let resident = method.resident_bytes(options.threads);
-        let widest = tensors.iter().map(|t| t.element_bytes(0..sources.len()) + t.dtype.bytes()).max().unwrap_or(1);
-        let budget = Budget::new(&options, sources.len(), tensors.len(), widest, resident)?;
+        for t in &mut tensors {
+            t.block_elements = budget::block_elements(method.unit(&t.shape), t.elements);
+        }
+        let block = |t: &PlannedTensor| t.block_elements * (t.element_bytes(0..sources.len()) + t.dtype.bytes());
+        let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
+        let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
+        let budget = Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)?;
         let mut plan = Self {
             recipe,
             options,
@@ -241,11 +249,11 @@ impl Plan {
         Some(floats.map(|t| sources.clone().map(|s| t.source_bytes(s)).sum::<u64>()).sum())
     }
 
-    /// Elements of a tile of `tensor`, read from sources that take `element_bytes` an element: whole blocks.
-    pub fn tile_elements(&self, element_bytes: usize) -> usize {
+    /// Elements of a tile whose elements take `element_bytes` in all, in whole blocks of `block` elements.
+    pub fn tile_elements(&self, element_bytes: usize, block: usize) -> usize {
         let fit = self.budget.job_bytes / element_bytes.max(1);
-        let wanted = self.options.tile_elements.unwrap_or(usize::MAX).min(fit);
-        wanted.next_multiple_of(BLOCK_ELEMENTS).min((fit / BLOCK_ELEMENTS).max(1) * BLOCK_ELEMENTS)
+        let wanted = self.options.tile_elements.map_or(fit, |t| t.next_multiple_of(block).min(fit));
+        (wanted / block).max(1) * block
     }
 
     fn warn(&self) -> Vec<String> {

@@ -13,7 +13,7 @@ pub use setting::Setting;
 pub use suggest::unknown;
 
 use crate::error::{Error, Result};
-use crate::method::{Entry, Scope, Settings};
+use crate::method::{Entry, Kind, Scope, Settings};
 use crate::tensor::Dtype;
 use std::collections::BTreeMap;
 
@@ -41,6 +41,8 @@ pub struct Recipe {
 /// One model to merge.
 #[derive(Clone, Debug)]
 pub struct Expert {
+    /// Its place in the recipe's list.
+    pub index: usize,
     /// The model as written.
     pub model: String,
     /// Its own parameters.
@@ -64,7 +66,7 @@ impl Recipe {
         }
     }
 
-    /// Checks what depends on several parts; called by [`Recipe::parse`] and again after overrides.
+    /// Checks what depends on several parts, after overrides; called when the plan is made.
     pub fn check(&self) -> Result<()> {
         let Some(lwptv) = &self.lwptv else { return Ok(()) };
         if self.base.is_none() {
@@ -93,13 +95,13 @@ impl Recipe {
                     format!("`{}` has no value for tensor `{name}`, and {} requires one", p.name, self.method.name);
                 Error::recipe(place, problem)
             };
-            let of_expert = |(i, e): (usize, &Expert)| {
+            let of_expert = |e: &Expert| {
                 let own = e.parameters.get(p.name).and_then(|s| s.at(name, t));
-                own.or(top).or(p.default).ok_or_else(|| missing(format!("models[{i}] ({})", e.model)))
+                own.or(top).or(p.default).ok_or_else(|| missing(format!("models[{}] ({})", e.index, e.model)))
             };
             values.push(match p.scope {
                 Scope::Global => vec![top.or(p.default).ok_or_else(|| missing("parameters".into()))?],
-                Scope::Model => self.experts.iter().enumerate().map(of_expert).collect::<Result<_>>()?,
+                Scope::Model => self.experts.iter().map(of_expert).collect::<Result<_>>()?,
             });
         }
         let mut settings = Settings::new(self.method.parameters, values);
@@ -111,8 +113,10 @@ impl Recipe {
 
     /// Everything that decides the output, without paths: for the plan's identity.
     pub fn canonical(&self) -> serde_json::Value {
+        let kind = |name: &str| self.method.parameters.iter().find(|p| p.name == name).map_or(Kind::NUMBER, |p| p.kind);
         let parameters = |p: &Parameters| {
-            p.iter().map(|(name, s)| ((*name).to_owned(), s.canonical())).collect::<serde_json::Map<_, _>>()
+            let all = p.iter().map(|(name, s)| ((*name).to_owned(), s.canonical(kind(name))));
+            all.collect::<serde_json::Map<_, _>>()
         };
         serde_json::json!({
             "merge_method": self.method.name,

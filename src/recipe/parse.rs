@@ -56,17 +56,20 @@ pub fn parse(text: &str) -> Result<Recipe> {
     }
     let dtype = field("out_dtype").or(field("dtype")).map(dtype).transpose()?;
     field("dtype").map(self::dtype).transpose()?;
-    let lwptv = field("lwptv").map(Lwptv::parse).transpose()?;
+    let lwptv = fields.iter().find(|(key, _)| *key == "lwptv").map(|(_, node)| Lwptv::parse(node)).transpose()?;
     notes.dedup();
-    let recipe = Recipe { text: text.to_owned(), method, base, experts, parameters, lwptv, dtype, notes };
-    recipe.check()?;
-    Ok(recipe)
+    Ok(Recipe { text: text.to_owned(), method, base, experts, parameters, lwptv, dtype, notes })
 }
 
 fn refuse_what_is_not_there_yet<'a, 'b: 'a>(field: &impl Fn(&str) -> Option<&'a Node<'b>>) -> Result<()> {
-    for key in ["slices", "modules", "tokenizer", "chat_template"] {
+    for (key, advice) in [
+        ("slices", "use the `models` form"),
+        ("modules", "use the `models` form"),
+        ("tokenizer", "leave it out: the base's tokenizer files are copied"),
+        ("chat_template", "leave it out: the base's is copied"),
+    ] {
         if let Some(node) = field(key) {
-            return Err(node.error("not in this version of taskvec; use the `models` form"));
+            return Err(node.error(format!("not in this version of taskvec; {advice}")));
         }
     }
     match field("tokenizer_source") {
@@ -90,7 +93,7 @@ fn experts(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Expert>> {
     let mut experts = Vec::new();
-    for item in node.list()? {
+    for (index, item) in node.list()?.into_iter().enumerate() {
         let (mut model, mut own) = (None, Parameters::new());
         for (key, child) in item.map()? {
             match key {
@@ -102,16 +105,22 @@ fn experts(
         }
         let model = model.ok_or_else(|| item.error("`model` is missing"))?;
         // As in mergekit: a base that is listed among the models adds no task vector of its own.
-        if method.form == Form::TaskVectors && base == Some(&model) {
+        if method.form == Form::TaskVectors && base.is_some_and(|b| same_path(b, &model)) {
             notes.push(format!("`{model}` is the base: listed under models, it adds no task vector"));
             continue;
         }
-        experts.push(Expert { model, parameters: own });
+        experts.push(Expert { index, model, parameters: own });
     }
     if experts.is_empty() || experts.len() > MODELS_MAX {
         return Err(node.error(format!("expected 1 to {MODELS_MAX} models besides the base, got {}", experts.len())));
     }
     Ok(experts)
+}
+
+/// Whether two references are the same but for a trailing slash or a leading `./`.
+fn same_path(a: &str, b: &str) -> bool {
+    let plain = |s: &str| s.trim_start_matches("./").trim_end_matches('/').to_owned();
+    plain(a) == plain(b)
 }
 
 fn model_parameters(node: &Node<'_>, method: &'static Entry, notes: &mut Vec<String>) -> Result<Parameters> {
@@ -166,7 +175,6 @@ fn plain_reference(node: &Node<'_>) -> Result<String> {
     let problem = match text {
         "" => "expected a model, got empty text",
         _ if text.chars().any(char::is_control) => "a model's name holds control characters",
-        _ if text.contains('+') && !std::path::Path::new(text).exists() => NO_LORA,
         _ => return Ok(text.to_owned()),
     };
     Err(node.error(problem))

@@ -49,9 +49,6 @@ mod tests {
         let mut table = Table::new(&["name", "n"]);
         table.row(["a\x1b[31m".to_owned(), "1".to_owned()]);
         table.row(["bc".to_owned(), "100".to_owned()]);
-        assert_eq!(
-            table.to_string(),
-            "name         n\na\\u{1b}[31m    1\nbc          100\n".replace("name         n", "name          n")
-        );
+        assert_eq!(table.to_string(), "name           n\na\\u{1b}[31m    1\nbc           100\n");
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::limits::{SIDE_FILE_MAX_BYTES, SIDE_FILE_MAX_DEPTH};
+use crate::source::{Links, check_link};
 use crate::tensor::Dtype;
 use std::path::{Path, PathBuf};
 
@@ -22,32 +23,40 @@ const WEIGHTS: &[&str] =
     &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "npz", "tvd", "pkl", "tflite", "ot"];
 
 /// The side files of the model at `path`, by name. A model that is a single file has none.
-pub fn find(path: &Path) -> Result<Vec<SideFile>> {
+pub fn find(path: &Path, links: Links) -> Result<Vec<SideFile>> {
     let mut found = Vec::new();
     let root = match path.extension().and_then(|e| e.to_str()) {
         Some("json") => path.parent().unwrap_or(path),
         _ => path,
     };
     if root.is_dir() {
-        collect(root, "", 0, &mut found)?;
+        collect(root, root, "", links, &mut found)?;
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
-fn collect(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<SideFile>) -> Result<()> {
+fn collect(root: &Path, folder: &Path, prefix: &str, links: Links, found: &mut Vec<SideFile>) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))? {
         let entry = entry.map_err(Error::io(folder, "list the folder"))?;
-        let Ok(file_name) = entry.file_name().into_string() else { continue };
+        let (path, Ok(file_name)) = (entry.path(), entry.file_name().into_string()) else { continue };
         let name = format!("{prefix}{file_name}");
-        let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
-        if file_name.starts_with('.') || OWN.contains(&name.as_str()) {
+        let Ok(meta) = std::fs::metadata(&path) else { continue };
+        if file_name.starts_with('.') || OWN.contains(&name.as_str()) || is_weights(&file_name) {
             continue;
         }
-        if meta.is_dir() && depth < SIDE_FILE_MAX_DEPTH && !entry.path().is_symlink() {
-            collect(&entry.path(), &format!("{name}/"), depth + 1, found)?;
-        } else if meta.is_file() && meta.len() <= SIDE_FILE_MAX_BYTES && !is_weights(&file_name) {
-            found.push(SideFile { name, path: entry.path() });
+        if meta.is_dir() {
+            let another_output = path.join("taskvec.json").exists();
+            if another_output || path.is_symlink() || prefix.matches('/').count() == SIDE_FILE_MAX_DEPTH {
+                tracing::warn!("{}: the folder is not copied to the output", path.display());
+            } else {
+                collect(root, &path, &format!("{name}/"), links, found)?;
+            }
+        } else if meta.is_file() && meta.len() <= SIDE_FILE_MAX_BYTES {
+            check_link(root, &path, links)?;
+            found.push(SideFile { name, path });
+        } else {
+            tracing::warn!("{}: not a small regular file, so not copied to the output", path.display());
         }
     }
     Ok(())
@@ -96,7 +105,7 @@ mod tests {
         for name in ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "README.md", ".git"] {
             std::fs::write(root.path().join(name), "").unwrap();
         }
-        let names: Vec<String> = find(root.path()).unwrap().into_iter().map(|f| f.name).collect();
+        let names: Vec<String> = find(root.path(), Links::Inside).unwrap().into_iter().map(|f| f.name).collect();
         assert_eq!(names, ["1_Pooling/config.json", "code.py", "config.json", "tokenizer.json"]);
     }
 

@@ -32,8 +32,11 @@ pub struct Staging {
 
 impl Staging {
     /// Locks `out` and makes an empty folder to build it in. `id` names the plan.
-    pub fn begin(out: &Path, id: &str, existing: Existing) -> Result<Self> {
+    ///
+    /// An output that is, or holds, one of `inputs` is refused whatever `existing` says.
+    pub fn begin(out: &Path, id: &str, existing: Existing, inputs: &[&Path]) -> Result<Self> {
         let out = absolute(out)?;
+        refuse_inputs(&out, inputs)?;
         let parent =
             out.parent().ok_or_else(|| Error::Usage(format!("{}: not a folder to write to", out.display())))?;
         fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
@@ -117,7 +120,22 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     }
 }
 
+fn refuse_inputs(out: &Path, inputs: &[&Path]) -> Result<()> {
+    let inside = |input: &&&Path| fs::canonicalize(input).is_ok_and(|real| real.starts_with(out));
+    match inputs.iter().find(inside) {
+        Some(input) if out.exists() => {
+            let problem = format!("is or holds an input of this merge ({}); choose another output", input.display());
+            Err(Error::OutputExists { path: out.to_owned(), problem })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn refuse_existing(out: &Path, existing: Existing) -> Result<()> {
+    if out.is_symlink() && !out.exists() {
+        let problem = "is a link to nothing; remove it or choose another output".to_owned();
+        return Err(Error::OutputExists { path: out.to_owned(), problem });
+    }
     if !out.exists() || is_empty_folder(out) {
         return Ok(());
     }
@@ -204,7 +222,7 @@ mod tests {
     fn an_output_appears_whole_and_only_when_published() {
         let root = tempfile::tempdir().unwrap();
         let out = root.path().join("a/out");
-        let staging = Staging::begin(&out, ID, Existing::Refuse).unwrap();
+        let staging = Staging::begin(&out, ID, Existing::Refuse, &[]).unwrap();
         staging.write("sub/x.txt", b"x").unwrap();
         assert!(!out.exists());
         staging.publish().unwrap();
@@ -215,7 +233,7 @@ mod tests {
     #[test]
     fn an_unpublished_output_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        drop(Staging::begin(&root.path().join("out"), ID, Existing::Refuse).unwrap());
+        drop(Staging::begin(&root.path().join("out"), ID, Existing::Refuse, &[]).unwrap());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
@@ -225,8 +243,8 @@ mod tests {
         let out = root.path().join("out");
         fs::create_dir(&out).unwrap();
         fs::write(out.join("config.json"), "old").unwrap();
-        assert_eq!(Staging::begin(&out, ID, Existing::Refuse).unwrap_err().exit_code(), 73);
-        let staging = Staging::begin(&out, ID, Existing::Replace).unwrap();
+        assert_eq!(Staging::begin(&out, ID, Existing::Refuse, &[]).unwrap_err().exit_code(), 73);
+        let staging = Staging::begin(&out, ID, Existing::Replace, &[]).unwrap();
         staging.write("new", b"").unwrap();
         assert!(out.join("config.json").exists());
         staging.publish().unwrap();
@@ -240,15 +258,15 @@ mod tests {
         let out = root.path().join("home");
         fs::create_dir(&out).unwrap();
         fs::write(out.join("letters.txt"), "dear").unwrap();
-        assert_eq!(Staging::begin(&out, ID, Existing::Replace).unwrap_err().exit_code(), 73);
+        assert_eq!(Staging::begin(&out, ID, Existing::Replace, &[]).unwrap_err().exit_code(), 73);
         assert!(out.join("letters.txt").exists());
     }
 
     #[test]
     fn a_second_run_on_the_same_output_is_told_so() {
         let root = tempfile::tempdir().unwrap();
-        let _first = Staging::begin(&root.path().join("out"), ID, Existing::Refuse).unwrap();
-        let second = Staging::begin(&root.path().join("./out"), ID, Existing::Refuse).unwrap_err();
+        let _first = Staging::begin(&root.path().join("out"), ID, Existing::Refuse, &[]).unwrap();
+        let second = Staging::begin(&root.path().join("./out"), ID, Existing::Refuse, &[]).unwrap_err();
         assert_eq!(second.exit_code(), 75);
     }
 }

@@ -26,7 +26,7 @@ pub enum Links {
 /// Opens the model that `reference` names, relative to `folder`, and reads its headers.
 pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
     let path = locate(reference, folder)?;
-    let found = Weights::find(&path)?;
+    let found = Weights::find(&path, links)?;
     let mut files = Vec::with_capacity(found.names.len());
     let mut tensors = Vec::new();
     for name in &found.names {
@@ -45,12 +45,6 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
     Ok(inventory)
 }
 
-/// The weight files of a model, and of its index if it has one: for tools that look at a model from outside.
-pub fn inspect_paths(path: &Path) -> Result<Vec<PathBuf>> {
-    let found = Weights::find(path)?;
-    Ok(found.names.iter().map(|name| found.root.join(name)).collect())
-}
-
 fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
     let path = folder.join(reference);
     if path.exists() {
@@ -58,6 +52,12 @@ fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
     }
     if hub::looks_like_id(reference) {
         return hub::resolve(reference, hub::cache_folder().as_deref());
+    }
+    if reference.contains('+') {
+        return Err(Error::recipe(
+            reference,
+            "LoRA adapters are not in this version of taskvec; merge the adapter into its base first",
+        ));
     }
     Err(Error::InputMissing { path, problem: "no such file or folder".into() })
 }
@@ -70,9 +70,9 @@ struct Weights {
 }
 
 impl Weights {
-    fn find(path: &Path) -> Result<Self> {
+    fn find(path: &Path, links: Links) -> Result<Self> {
         if path.is_dir() {
-            return Self::in_folder(path);
+            return Self::in_folder(path, links);
         }
         let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Weights {
             return Ok(Self { root, names: vec![name.to_owned()], index: None });
         }
         if name.ends_with(".index.json") {
-            return Self::from_index(root, path);
+            return Self::from_index(root, path, links);
         }
         let problem = match path.extension().and_then(|e| e.to_str()) {
             Some("bin" | "pt" | "pth" | "ckpt") => {
@@ -91,9 +91,9 @@ impl Weights {
         Err(Error::InputMissing { path: path.to_owned(), problem: problem.into() })
     }
 
-    fn in_folder(root: &Path) -> Result<Self> {
+    fn in_folder(root: &Path, links: Links) -> Result<Self> {
         if root.join(INDEX).exists() {
-            return Self::from_index(root.to_owned(), &root.join(INDEX));
+            return Self::from_index(root.to_owned(), &root.join(INDEX), links);
         }
         if root.join(SINGLE).exists() {
             return Ok(Self { root: root.to_owned(), names: vec![SINGLE.to_owned()], index: None });
@@ -117,7 +117,8 @@ impl Weights {
         }
     }
 
-    fn from_index(root: PathBuf, path: &Path) -> Result<Self> {
+    fn from_index(root: PathBuf, path: &Path, links: Links) -> Result<Self> {
+        check_link(&root, path, links)?;
         let (file, bytes) = open_regular(path)?;
         if bytes > INDEX_MAX_BYTES {
             return Err(Error::malformed(path, format!("{bytes} bytes long; expected at most {INDEX_MAX_BYTES}")));
@@ -129,7 +130,8 @@ impl Weights {
     }
 }
 
-fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
+/// Fails if `file`, found under `root`, is a link that leaves it.
+pub fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
     let Ok(real) = std::fs::canonicalize(file) else {
         return Err(Error::InputMissing { path: file.to_owned(), problem: "no such file".into() });
     };

@@ -76,9 +76,6 @@ fn check(path: &Path, mut raw: Vec<Raw>, data_start: u64, data_bytes: u64) -> Re
             return Err(bad(path, &t.name, problem));
         }
         expected = t.end;
-        if expected > data_bytes {
-            break;
-        }
         tensors.push(Entry { name: t.name, dtype, shape: t.shape, file: 0, offset: data_start + t.begin, bytes });
     }
     if expected != data_bytes {
@@ -290,7 +287,8 @@ mod tests {
         let cases = [
             (t("F32", "[2]", "[4,12]"), "begins at 4"),
             (t("F32", "[3]", "[0,8]"), "takes 12 bytes"),
-            (t("F32", "[2]", "[8,0]"), "do not match"),
+            (t("F32", "[2]", "[8,0]"), "begins at 8"),
+            (t("F32", "[2]", "[0,7]"), "do not match"),
             (t("F4", "[2]", "[0,8]"), "dequantise"),
             (t("F32", "[9223372036854775807,4]", "[0,8]"), "overflows"),
             (t("F32", "[-2]", "[0,8]"), "invalid"),

@@ -11,7 +11,7 @@ mod index;
 mod mmap;
 mod piece_hash;
 
-pub use checkpoint::{Links, inspect_paths, open};
+pub use checkpoint::{Links, check_link, open};
 pub use files::{Counter, Files, Io, Span};
 pub use header::{Header, parse_header};
 pub use index::parse_index;

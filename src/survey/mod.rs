@@ -14,9 +14,24 @@ pub use ranks::Ranks;
 pub use saliency::{Saliency, Score, random_score};
 pub use sum::BlockSum;
 
+/// Where a block lies: what random draws are keyed by, and what row-wise and per-tensor methods go by.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The tensor's index in the plan.
+    pub tensor: usize,
+    /// Its name.
+    pub name: &'a str,
+    /// Its shape.
+    pub shape: &'a [u64],
+    /// The block's first element.
+    pub first: u64,
+}
+
 /// A block of one tensor over all models.
 #[derive(Debug)]
 pub struct Block<'a> {
+    /// Where it lies.
+    pub place: Place<'a>,
     /// The base's values; empty if the statistic does not read the base.
     pub base: &'a [f32],
     /// For each expert its weights, or its task vector, as [`Statistic::form`] asks.

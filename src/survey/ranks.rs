@@ -129,6 +129,7 @@ impl Finding for Ranks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Place;
     use super::*;
     use proptest::prelude::*;
 
@@ -137,7 +138,11 @@ mod tests {
         loop {
             for (i, block) in values.chunks(7).enumerate() {
                 let experts = [block.to_vec()];
-                ranks.observe(i % 2, Block { base: &[], experts: &experts }, &mut Vec::new());
+                ranks.observe(
+                    i % 2,
+                    Block { place: Place { tensor: 0, name: "t", shape: &[], first: 0 }, base: &[], experts: &experts },
+                    &mut Vec::new(),
+                );
             }
             if ranks.end_pass() == Progress::Complete {
                 break;
