@@ -12,6 +12,7 @@ use crate::plan::PlannedTensor;
 use crate::source::{Counter, PieceHash};
 use crate::survey::Survey;
 use crate::tensor::Dtype;
+use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
 
@@ -180,24 +181,27 @@ impl Engine<'_> {
         match merge.actions[work.tensor].copied {
             Copied::Bytes => self.copy_tile(merge, work, tile, spans, output),
             Copied::Cast => {
-                self.compute_tile(t, tile, output, |block, out| spans.decode(self.plan.reference(), block, out))
+                self.compute_tile(t, tile, output, |block, out| spans.decode(self.plan.reference(), block, out), |_| {})
             }
             Copied::No => {
                 let settings = &self.plan.settings[t.settings];
                 let form = self.plan.recipe.method.form;
                 let with_base = self.plan.base().is_some_and(|b| work.sources.contains(&b));
+                let scratch = RefCell::new(scratch);
                 let mut change = Change::default();
-                let mut stored = Stored::default();
-                self.compute_tile(t, tile, output, |block, out| {
+                let merge_block = |block: &Range<usize>, out: &mut Vec<f32>| {
+                    let scratch = &mut **scratch.borrow_mut();
                     spans.load(block, form, with_base, scratch)?;
                     out.resize(block.len(), 0.0);
                     let tile =
                         method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
                     merge.method.merge(settings, merge.done, tile, out);
-                    if with_base {
-                        change = change.join(stored.change(t, &scratch.base, out));
-                    }
                     Ok(())
+                };
+                self.compute_tile(t, tile, output, merge_block, |stored| {
+                    if with_base {
+                        change = change.join(kernel::change(&scratch.borrow().base, stored));
+                    }
                 })?;
                 if with_base {
                     output.changes.push((work.tensor, change));
@@ -207,13 +211,14 @@ impl Engine<'_> {
         }
     }
 
-    /// Encodes what `make` computes for each block of the tile.
+    /// Encodes what `make` computes for each block of the tile, and shows each block's values as stored.
     fn compute_tile(
         &self,
         t: &PlannedTensor,
         tile: &Tile,
         output: &mut Output,
         mut make: impl FnMut(&Range<usize>, &mut Vec<f32>) -> Result<()>,
+        mut show: impl FnMut(&[f32]),
     ) -> Result<()> {
         let size = t.dtype.bytes();
         let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
@@ -228,7 +233,12 @@ impl Engine<'_> {
                 let dtype = t.dtype.to_string();
                 return Err(Error::Overflow { tensor: t.name.clone(), index, value: out[at], dtype });
             }
-            t.dtype.encode(&out, &mut bytes[block.start * size..block.end * size]);
+            let bytes = &mut bytes[block.start * size..block.end * size];
+            t.dtype.encode(&out, bytes);
+            if t.dtype != Dtype::F32 {
+                t.dtype.decode(bytes, &mut out);
+            }
+            show(&out);
         }
         Ok(())
     }
@@ -299,26 +309,5 @@ impl Output {
             shards[part.shard].update(part.offset, &self.bytes[at..at + part.bytes]);
             at += part.bytes;
         }
-    }
-}
-
-/// Values as the output's dtype holds them.
-#[derive(Default)]
-struct Stored {
-    bytes: Vec<u8>,
-    values: Vec<f32>,
-}
-
-impl Stored {
-    /// How `out`, as stored, differs from the base.
-    fn change(&mut self, t: &PlannedTensor, base: &[f32], out: &[f32]) -> Change {
-        if t.dtype == Dtype::F32 {
-            return kernel::change(base, out);
-        }
-        self.bytes.resize(out.len() * t.dtype.bytes(), 0);
-        self.values.resize(out.len(), 0.0);
-        t.dtype.encode(out, &mut self.bytes);
-        t.dtype.decode(&self.bytes, &mut self.values);
-        kernel::change(base, &self.values)
     }
 }
