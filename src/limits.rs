@@ -1,12 +1,12 @@
 //! Every limit of the tool, with its unit and its reason.
 
 /// Elements in a block: the run over which one `f64` partial sum is taken, and the piece that kernels work on.
-/// 16 KiB of `f32`, so that the pieces of a few models stay in the first two cache levels.
-pub const BLOCK_ELEMENTS: usize = 4096;
+/// 8 KiB of `f32`, so that the pieces of a few models stay in the first cache level.
+pub const BLOCK_ELEMENTS: usize = 2048;
 
 /// Blocks in a chunk: block sums are added up per chunk, chunk sums per tensor, both in order, so that a tensor can
 /// be split between machines at chunk borders (one mebi-element) without changing a bit of its sum.
-pub const CHUNK_BLOCKS: usize = 256;
+pub const CHUNK_BLOCKS: usize = 512;
 
 /// A safetensors header may be this long at most; the limit of the `safetensors` crate.
 pub const HEADER_MAX_BYTES: u64 = 100_000_000;

@@ -96,6 +96,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
         actions: &actions,
         method: method.as_ref(),
         done: &done,
+        checked: &scoring.hashed,
         hash: &hash,
         written: &written,
     };

@@ -114,6 +114,8 @@ pub struct Merge<'a> {
     pub method: &'a dyn Method,
     /// What the method's surveys found.
     pub done: &'a [Survey],
+    /// The sources whose values an earlier pass has found finite.
+    pub checked: &'a [bool],
     /// The sources to hash while they are read.
     pub hash: &'a [bool],
     /// One per shard: the hashes of what is written.
@@ -191,7 +193,7 @@ impl Engine<'_> {
                 let mut change = Change::default();
                 let merge_block = |block: &Range<usize>, out: &mut Vec<f32>| {
                     let scratch = &mut **scratch.borrow_mut();
-                    spans.load(block, form, with_base, scratch)?;
+                    spans.load(block, form, with_base, merge.checked, scratch)?;
                     out.resize(block.len(), 0.0);
                     let tile =
                         method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };

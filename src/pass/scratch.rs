@@ -62,10 +62,20 @@ impl<'a> Spans<'a> {
 
     /// Decodes one block of one source and checks it.
     pub fn decode(&self, source: Source, block: &Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        self.widen(source, block, out);
+        self.check(source, block, out)
+    }
+
+    fn widen(&self, source: Source, block: &Range<usize>, out: &mut Vec<f32>) {
         let place = self.place(source);
         let size = place.dtype.bytes();
         out.resize(block.len(), 0.0);
         place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
+    }
+
+    /// Fails at the first value of a decoded block that is not finite, unless that is allowed.
+    pub fn check(&self, source: Source, block: &Range<usize>, out: &[f32]) -> Result<()> {
+        let place = self.place(source);
         if self.engine.plan.options.allow_non_finite {
             return Ok(());
         }
@@ -81,8 +91,15 @@ impl<'a> Spans<'a> {
     }
 
     /// Decodes one block of all experts in this form. The base is decoded first if the form or `with_base` needs it. An
-    /// expert that the work does not read gets a zero task vector.
-    pub fn load(&self, block: &Range<usize>, form: Form, with_base: bool, scratch: &mut Scratch) -> Result<()> {
+    /// expert that the work does not read gets a zero task vector. Experts marked in `checked` are not checked.
+    pub fn load(
+        &self,
+        block: &Range<usize>,
+        form: Form,
+        with_base: bool,
+        checked: &[bool],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         scratch.base.clear();
         let plan = self.engine.plan;
         if let Some(base) = plan.base().filter(|_| with_base || form == Form::TaskVectors) {
@@ -90,13 +107,16 @@ impl<'a> Spans<'a> {
         }
         for (source, x) in plan.experts().zip(&mut scratch.experts) {
             let read = self.work.sources.contains(&source);
-            match form {
-                Form::Weights if read => self.decode(source, block, x)?,
-                Form::Weights => x.clone_from(&scratch.base),
-                Form::TaskVectors if read => {
-                    self.decode(source, block, x)?;
-                    kernel::delta(&scratch.base, x);
+            if read {
+                self.widen(source, block, x);
+                if !checked[source] {
+                    self.check(source, block, x)?;
                 }
+            }
+            match form {
+                Form::Weights if read => {}
+                Form::Weights => x.clone_from(&scratch.base),
+                Form::TaskVectors if read => kernel::delta(&scratch.base, x),
                 Form::TaskVectors => {
                     x.clear();
                     x.resize(block.len(), 0.0);

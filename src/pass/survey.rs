@@ -9,7 +9,8 @@ use crate::source::Counter;
 use crate::survey::{Block, Form, Progress as Step, Statistic};
 
 impl Engine<'_> {
-    /// Shows `works` to `statistic`, in as many passes as it wants, in blocks as `cut` says. Sources marked in `hash` are hashed in the first.
+    /// Shows `works` to `statistic`, in as many passes as it wants, in blocks as `cut` says. Sources marked in `hash` are
+    /// hashed in the first.
     pub fn survey(
         &self,
         works: &[Work],
@@ -31,6 +32,8 @@ impl Engine<'_> {
     fn survey_once(&self, works: &[Work], statistic: &mut dyn Statistic, cut: Cut, hash: &[bool]) -> Result<PassRun> {
         let name = statistic.name();
         let form = statistic.form();
+        // A sum over weights is finite only if they are, so the sums tell; everything else is looked at.
+        let checked = vec![form == Form::Weights; self.plan.sources.len()];
         let counter = Counter::default();
         // The statistic observes from many threads, then folds on one: never both at once.
         let statistic = std::sync::RwLock::new(statistic);
@@ -38,7 +41,7 @@ impl Engine<'_> {
         let worker = |index: usize| {
             let mut scratch = Scratch::new(self.plan.expert_count());
             let mut buffers = vec![Vec::new(); self.plan.sources.len()];
-            let counter = &counter;
+            let (counter, checked) = (&counter, &checked);
             move |job: &Job| {
                 let mut sums = Vec::with_capacity(job.tiles.len());
                 for tile in &job.tiles {
@@ -46,13 +49,19 @@ impl Engine<'_> {
                     let spans = Spans::read(self, work, tile, &mut buffers, counter, hash)?;
                     let mut of_tile = Vec::new();
                     for block in blocks(tile.elements, cut.block(&self.plan.tensors[work.tensor])) {
-                        spans.load(&block, form, false, &mut scratch)?;
+                        spans.load(&block, form, false, checked, &mut scratch)?;
+                        let seen = of_tile.len();
                         let base = if form == Form::TaskVectors { &scratch.base[..] } else { &[] };
                         lock().observe(
                             index,
                             Block { place: spans.at(&block), base, experts: &scratch.experts },
                             &mut of_tile,
                         );
+                        if form == Form::Weights && !of_tile[seen..].iter().all(|s| s.is_finite()) {
+                            for (source, x) in self.plan.experts().zip(&scratch.experts) {
+                                spans.check(source, &block, x)?;
+                            }
+                        }
                     }
                     sums.push(of_tile);
                 }

@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn blocks_hold_whole_units_and_stay_small_where_units_are() {
         for (unit, elements, want) in
-            [(1, 1 << 30, 4096), (48, 1 << 20, 4080), (8192, 1 << 20, 8192), (1 << 40, 500, 4000), (0, 0, 4096)]
+            [(1, 1 << 30, 2048), (48, 1 << 20, 2016), (8192, 1 << 20, 8192), (1 << 40, 500, 2000), (0, 0, 2048)]
         {
             assert_eq!(block_elements(unit, elements), want, "{unit} of {elements}");
         }

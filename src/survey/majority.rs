@@ -33,7 +33,7 @@ impl Statistic for Majority {
         }
         let mut sign = vec![0.0; trimmed[0].len()];
         kernel::elect_sum(&trimmed, &mut sign);
-        // At most 4096 ones: exact.
+        // At most a block of ones: exact.
         sums.push(f64::from(sign.iter().sum::<f32>()));
     }
 
