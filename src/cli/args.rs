@@ -56,6 +56,7 @@ pub enum ProgressKind {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct MergeArgs {
     /// RECIPE.yml OUT; or OUT alone with --method and --model.
     #[arg(value_name = "RECIPE.yml OUT", num_args = 1..=2, required = true)]

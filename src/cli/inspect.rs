@@ -12,7 +12,7 @@ pub fn inspect(args: &InspectArgs) -> Outcome {
     let links = if args.follow_links { Links::All } else { Links::Inside };
     let inventory = source::open(&args.path, Path::new(""), links)?;
     let report = merge_report(&inventory);
-    if args.json { print_json(&inventory, report) } else { print_text(&inventory, report) }
+    if args.json { print_json(&inventory, report.as_ref()) } else { print_text(&inventory, report.as_ref()) }
 }
 
 /// The report of the merge that made this model, if it is one.
@@ -21,7 +21,7 @@ fn merge_report(inventory: &Inventory) -> Option<serde_json::Value> {
     serde_json::from_slice(&bytes).ok()
 }
 
-fn print_json(inventory: &Inventory, report: Option<serde_json::Value>) -> Outcome {
+fn print_json(inventory: &Inventory, report: Option<&serde_json::Value>) -> Outcome {
     let tensor = |t: &Entry| {
         serde_json::json!({
             "name": t.name, "dtype": t.dtype.header_name(), "shape": t.shape, "bytes": t.bytes,
@@ -39,7 +39,7 @@ fn print_json(inventory: &Inventory, report: Option<serde_json::Value>) -> Outco
     print::out(serde_json::to_string_pretty(&json).unwrap_or_default())
 }
 
-fn print_text(inventory: &Inventory, report: Option<serde_json::Value>) -> Outcome {
+fn print_text(inventory: &Inventory, report: Option<&serde_json::Value>) -> Outcome {
     print::out(format_args!("{}", escape(&inventory.path.display().to_string())))?;
     let mut dtypes: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
     let mut stacks: BTreeMap<&str, u32> = BTreeMap::new();
@@ -66,7 +66,7 @@ fn print_text(inventory: &Inventory, report: Option<serde_json::Value>) -> Outco
         print::out(format_args!("stack {}: {height} blocks", escape(stack)))?;
     }
     if let Some(report) = report {
-        print_merge(&report)?;
+        print_merge(report)?;
     }
     let mut table = Table::new(&["tensor", "dtype", "shape", "bytes", "file"]);
     for t in &inventory.tensors {

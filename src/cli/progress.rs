@@ -79,7 +79,7 @@ impl Lines {
     fn plain(state: &State, done: u64) {
         let seconds = state.start.elapsed().as_secs_f64();
         let rate = Bytes((done as f64 / seconds.max(1e-3)) as u64);
-        let percent = if state.bytes == 0 { 100 } else { done * 100 / state.bytes };
+        let percent = (done * 100).checked_div(state.bytes).unwrap_or(100);
         print::note(format_args!(
             "{}: {percent} % of {}, {rate}/s, {seconds:.1} s",
             escape(&state.pass),

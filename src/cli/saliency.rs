@@ -37,7 +37,7 @@ fn tasks(plan: &Plan) -> Vec<String> {
 }
 
 /// The last part of a path.
-fn short(task: &String) -> String {
+fn short(task: &str) -> String {
     task.rsplit('/').find(|p| !p.is_empty()).unwrap_or(task).to_owned()
 }
 
@@ -46,7 +46,7 @@ fn draw(plan: &Plan, scoring: &Scoring, mask: &Mask) -> String {
     let kept: Vec<bool> = (0..layers.len()).map(|l| mask.keeps(l)).collect();
     svg(&Picture {
         title: "LwPTV: saliency of each layer and task, and what is kept",
-        tasks: &tasks(plan).iter().map(short).collect::<Vec<_>>(),
+        tasks: &tasks(plan).iter().map(|t| short(t)).collect::<Vec<_>>(),
         layers: &layers,
         scores: &scoring.scores,
         kept_by: &mask.kept_by,
@@ -69,7 +69,7 @@ fn print_json(plan: &Plan, scoring: &Scoring, mask: &Mask) -> Outcome {
 
 fn print_table(plan: &Plan, scoring: &Scoring, mask: &Mask) -> Result<()> {
     let tasks = tasks(plan);
-    let names: Vec<String> = tasks.iter().map(short).collect();
+    let names: Vec<String> = tasks.iter().map(|t| short(t)).collect();
     let heading: Vec<&str> = ["layer"].into_iter().chain(names.iter().map(String::as_str)).chain(["kept"]).collect();
     let mut table = Table::new(&heading);
     for (l, layer) in plan.layers.iter().enumerate() {

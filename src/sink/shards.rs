@@ -82,7 +82,7 @@ fn shares_blocks(folder: &Path) -> bool {
     const ZFS: i64 = 0x2fc1_2fc1;
     const NFS: i64 = 0x6969;
     const SMB2: i64 = 0xfe53_4d42;
-    let kind = rustix::fs::statfs(folder).map(|s| s.f_type as i64 & 0xffff_ffff);
+    let kind = rustix::fs::statfs(folder).map(|s| s.f_type & 0xffff_ffff);
     kind.is_ok_and(|kind| [BTRFS, XFS, BCACHEFS, ZFS, NFS, SMB2].contains(&kind))
 }
 
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_copy_in_the_kernel_gives_the_same_bytes_as_a_write() {
         let root = tempfile::tempdir().unwrap();
-        let source: Vec<u8> = (0..300_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let source: Vec<u8> = (0..300_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         std::fs::write(root.path().join("source"), &source).unwrap();
         let file = File::open(root.path().join("source")).unwrap();
         let plan = Shard { name: "out".into(), header: vec![7; 16], tensor_bytes: 200_000 };
