@@ -73,7 +73,7 @@ fn main() {
         let x = vec![values.clone(); models];
         let mut sums = vec![0.0; models];
         bench.line(&format!("saliency, {models} models"), n * 4 * models, || {
-            kernel::deviations(black_box(&x), &mut sums)
+            kernel::deviations(black_box(&x), &mut sums);
         });
     }
     let x = vec![values.clone(); 3];
