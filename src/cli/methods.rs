@@ -3,9 +3,8 @@
 use super::args::MethodsArgs;
 use super::{Outcome, print};
 use taskvec::Error;
-use taskvec::method::{self, Entry, METHODS, Parameter, Scope};
+use taskvec::method::{self, Basis, Entry, METHODS, Parameter, Scope};
 use taskvec::recipe::unknown;
-use taskvec::survey::Form;
 
 pub fn methods(args: &MethodsArgs) -> Outcome {
     let chosen: Vec<&Entry> = match &args.name {
@@ -34,7 +33,11 @@ fn explain(m: &Entry) -> Outcome {
     print::out(format_args!("source      {}", m.source))?;
     print::out(format_args!(
         "works on    {}",
-        if m.form == Form::TaskVectors { "task vectors (needs base_model)" } else { "weights" }
+        match m.basis {
+            Basis::Weights => "weights",
+            Basis::TaskVectors => "task vectors (needs base_model)",
+            Basis::Either => "task vectors if there is a base_model, else weights",
+        }
     ))?;
     print::out(format_args!("passes      {} (lwptv adds one over the experts)\n", m.passes))?;
     for p in m.parameters {
@@ -67,7 +70,7 @@ fn json(m: &Entry) -> serde_json::Value {
     };
     serde_json::json!({
         "name": m.name, "summary": m.summary, "formula": m.formula, "source": m.source, "passes": m.passes,
-        "needs_base": m.form == Form::TaskVectors,
+        "needs_base": m.basis == Basis::TaskVectors,
         "parameters": m.parameters.iter().map(parameter).collect::<Vec<_>>(),
     })
 }

@@ -7,7 +7,7 @@ mod scoring;
 pub use scoring::Scoring;
 
 use crate::error::{Error, Result};
-use crate::method::{Method, Model, Scene};
+use crate::method::{Method, Model, Scene, Shown};
 use crate::pass::{Action, Copied, Cut, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::Recipe;
@@ -130,13 +130,18 @@ fn open_files(plan: &Plan, io: Io) -> Result<Files> {
 }
 
 fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {
-    let model = Model { experts: plan.expert_count(), elements: plan.elements(), settings: &plan.settings };
+    let model = Model {
+        experts: plan.expert_count(),
+        elements: plan.elements(),
+        settings: &plan.settings,
+        seed: plan.options.seed,
+    };
     (plan.recipe.method.start)(&model).map_err(|problem| Error::recipe(plan.recipe.method.name, problem))
 }
 
 /// What the mask means for each tensor: which sources are read, and what is done.
 fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let needs_base = plan.recipe.method.form == Form::TaskVectors || plan.recipe.lwptv.is_some();
+    let needs_base = plan.form() == Form::TaskVectors || plan.recipe.lwptv.is_some();
     let base = plan.base().filter(|_| needs_base);
     let mut works = Vec::with_capacity(plan.tensors.len());
     let mut actions = Vec::with_capacity(plan.tensors.len());
@@ -171,17 +176,25 @@ fn survey(
 ) -> Result<Vec<Survey>> {
     let merged: Vec<Work> = works.iter().filter(|w| actions[w.tensor].copied == Copied::No).cloned().collect();
     let shown: u64 = merged.iter().map(|w| plan.tensors[w.tensor].elements).sum();
+    let tensors: Vec<Shown<'_>> = merged.iter().map(|w| shown_tensor(plan, w.tensor)).collect();
     let scene = Scene {
         experts: plan.expert_count(),
         elements: plan.elements(),
         hidden: plan.elements() - shown,
         workers: plan.options.threads,
+        tensors: &tensors,
     };
     let unhashed = vec![false; plan.sources.len()];
     let mut done = Vec::new();
-    while let Some(mut statistic) = method.next_survey(scene, &done) {
+    loop {
+        let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
         runs.extend(engine.survey(&merged, statistic.as_mut(), Cut::Method, &unhashed)?);
-        done.push(statistic.finish());
+        let found = statistic.finish();
+        done.push(found);
     }
-    Ok(done)
+}
+
+fn shown_tensor(plan: &Plan, tensor: usize) -> Shown<'_> {
+    let t = &plan.tensors[tensor];
+    Shown { tensor, shape: &t.shape, elements: t.elements, settings: &plan.settings[t.settings] }
 }

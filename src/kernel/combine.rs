@@ -28,6 +28,18 @@ pub fn scale(scale: f32, x: &[f32], acc: &mut [f32]) {
     );
 }
 
+/// `x[i] *= factor`.
+pub fn multiply(factor: f32, x: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for x in x.iter_mut() {
+                *x *= factor;
+            }
+        },
+    );
+}
+
 /// `acc[i] += scale * x[i]`.
 pub fn axpy(scale: f32, x: &[f32], acc: &mut [f32]) {
     assert_eq!(x.len(), acc.len());

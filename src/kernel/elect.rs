@@ -53,6 +53,20 @@ pub fn select_sum(weight: f32, x: &[f32], sign: &[f32], acc: &mut [f32], count: 
     );
 }
 
+/// Where `x[i]` is not zero and agrees with `sign[i]`: `acc[i] += x[i]` and `divisor[i] += weight`.
+pub fn select_weighted(weight: f32, x: &[f32], sign: &[f32], acc: &mut [f32], divisor: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (((a, d), &x), &s) in acc.iter_mut().zip(divisor.iter_mut()).zip(x).zip(sign) {
+                let agrees = if s > 0.0 { x > 0.0 } else { x < 0.0 };
+                *a += if agrees { x } else { 0.0 };
+                *d += if agrees { weight } else { 0.0 };
+            }
+        },
+    );
+}
+
 /// As [`select_sum`], but `acc[i]` becomes the selected value of the largest magnitude.
 pub fn select_max(weight: f32, x: &[f32], sign: &[f32], acc: &mut [f32]) {
     simd(

@@ -1,16 +1,17 @@
 //! Weighted averaging of weights (model soups).
 
 use super::task_arithmetic::weighted_sum;
-use super::{Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
+use super::{Basis, Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
 use crate::kernel;
-use crate::survey::{Form, Survey};
+use crate::survey::Survey;
 
 pub const ENTRY: Entry = Entry {
     name: "linear",
     summary: "Averages weights; needs no base (under lwptv the base fills pruned layers).",
     formula: "theta = sum_k weight_k * theta_k   (normalize: divided by sum_k weight_k)",
     source: "Wortsman et al. 2022, arXiv 2203.05482, eq. 1; parameter names as in mergekit",
-    form: Form::Weights,
+    basis: Basis::Weights,
+    experts: (1, usize::MAX),
     passes: "1",
     parameters: &[
         Parameter {

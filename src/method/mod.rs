@@ -4,8 +4,16 @@
 //! block ([`Method::merge`]). Help, `taskvec methods`, recipe validation and the laws in `tests/method_laws.rs` are made
 //! from the table. LwPTV is not a method but a stage that any method can wear.
 
+mod dare_linear;
+mod dare_ties;
+mod della;
+mod della_linear;
 mod linear;
+mod parameters;
+mod random_mask;
+mod rows;
 mod settings;
+mod sparse;
 mod task_arithmetic;
 mod ties;
 
@@ -24,8 +32,10 @@ pub struct Entry {
     pub formula: &'static str,
     /// Paper and equation, or the tool whose semantics these are.
     pub source: &'static str,
-    /// Whether the method is defined on task vectors (and so needs a base) or on weights.
-    pub form: Form,
+    /// What the method is defined on.
+    pub basis: Basis,
+    /// The least and the largest number of models besides the base.
+    pub experts: (usize, usize),
     /// Reads over the inputs, without LwPTV.
     pub passes: &'static str,
     /// Its parameters.
@@ -35,7 +45,38 @@ pub struct Entry {
 }
 
 /// Every method, by name.
-pub static METHODS: &[Entry] = &[linear::ENTRY, task_arithmetic::ENTRY, ties::ENTRY];
+pub static METHODS: &[Entry] = &[
+    dare_linear::ENTRY,
+    dare_ties::ENTRY,
+    della::ENTRY,
+    della_linear::ENTRY,
+    linear::ENTRY,
+    random_mask::ENTRY,
+    task_arithmetic::ENTRY,
+    ties::ENTRY,
+];
+
+/// What a method is defined on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// Weights; a base is no more than one of the models.
+    Weights,
+    /// Task vectors, so that a base is needed.
+    TaskVectors,
+    /// Task vectors if there is a base, else weights.
+    Either,
+}
+
+impl Basis {
+    /// What the method sees.
+    pub fn form(self, has_base: bool) -> Form {
+        match self {
+            Self::TaskVectors => Form::TaskVectors,
+            Self::Either if has_base => Form::TaskVectors,
+            Self::Weights | Self::Either => Form::Weights,
+        }
+    }
+}
 
 /// The method with this name.
 pub fn find(name: &str) -> Option<&'static Entry> {
@@ -51,6 +92,8 @@ pub struct Model<'a> {
     pub elements: u64,
     /// The distinct settings that occur.
     pub settings: &'a [Settings],
+    /// Seed of random draws.
+    pub seed: u64,
 }
 
 impl Model<'_> {
@@ -66,7 +109,7 @@ impl Model<'_> {
 
 /// What a method may know when it asks for a statistic.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene {
+pub struct Scene<'a> {
     /// Number of experts.
     pub experts: usize,
     /// Elements of all float tensors.
@@ -75,13 +118,41 @@ pub struct Scene {
     pub hidden: u64,
     /// Number of threads that may observe at once.
     pub workers: usize,
+    /// The tensors that are shown, ascending.
+    pub tensors: &'a [Shown<'a>],
+}
+
+/// A tensor that a statistic sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// Its index in the plan.
+    pub tensor: usize,
+    /// Its shape.
+    pub shape: &'a [u64],
+    /// Product of the shape.
+    pub elements: u64,
+    /// The method's settings for it.
+    pub settings: &'a Settings,
+}
+
+impl<'a> Scene<'a> {
+    /// A tensor that is shown.
+    pub fn of(&self, tensor: usize) -> &'a Shown<'a> {
+        let found = self.tensors.binary_search_by_key(&tensor, |t| t.tensor);
+        &self.tensors[found.expect("the tensor is shown")]
+    }
 }
 
 /// A merge method with its settings.
 pub trait Method: Send + Sync {
     /// The statistic to gather next, given those gathered so far; `None` means: merge now.
-    fn next_survey(&self, _scene: Scene, _done: &[Survey]) -> Option<Box<dyn Finding>> {
+    fn next_survey<'a>(&'a self, _scene: Scene<'a>, _done: &'a [Survey]) -> Option<Box<dyn Finding + 'a>> {
         None
+    }
+
+    /// Reads over the inputs that its statistics take, at most.
+    fn surveys(&self, _settings: &[Settings]) -> u64 {
+        0
     }
 
     /// Elements that must be seen together in a tensor of this shape: 1 for elementwise methods, the last dimension for

@@ -87,10 +87,15 @@ impl Settings {
         Self { parameters, values }
     }
 
+    /// All values of a parameter, if the method has it.
+    pub fn find(&self, name: &str) -> Option<&[f64]> {
+        let index = self.parameters.iter().position(|p| p.name == name)?;
+        Some(&self.values[index])
+    }
+
     /// All values of a parameter. Panics if the method has no such parameter.
     pub fn get(&self, name: &str) -> &[f64] {
-        let index = self.parameters.iter().position(|p| p.name == name);
-        &self.values[index.unwrap_or_else(|| panic!("no parameter `{name}`"))]
+        self.find(name).unwrap_or_else(|| panic!("no parameter `{name}`"))
     }
 
     /// A global number, rounded to `f32`.

@@ -1,15 +1,16 @@
 //! Task arithmetic (arXiv 2212.04089).
 
-use super::{Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
+use super::{Basis, Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
 use crate::kernel;
-use crate::survey::{Form, Survey};
+use crate::survey::Survey;
 
 pub const ENTRY: Entry = Entry {
     name: "task_arithmetic",
     summary: "Adds weighted task vectors to the base.",
     formula: "theta = theta_0 + lambda * sum_k weight_k * tau_k   (normalize: the sum divided by sum_k weight_k)",
     source: "Ilharco et al. 2023, arXiv 2212.04089, sec. 2; parameter names as in mergekit",
-    form: Form::TaskVectors,
+    basis: Basis::TaskVectors,
+    experts: (1, usize::MAX),
     passes: "1",
     parameters: &[
         Parameter {

@@ -1,8 +1,8 @@
 //! TIES merging (arXiv 2306.01708), trimmed over the whole model.
 
-use super::{Entry, Kind, Method, Model, Parameter, Scene, Scope, Settings, Tile};
+use super::{Basis, Entry, Kind, Method, Model, Parameter, Scene, Scope, Settings, Tile};
 use crate::kernel;
-use crate::survey::{Finding, Form, Majority, Ranks, Survey};
+use crate::survey::{Finding, Majority, Ranks, Survey};
 
 const MERGES: &[&str] = &["disjoint_mean", "disjoint_sum", "disjoint_max"];
 
@@ -12,7 +12,8 @@ pub const ENTRY: Entry = Entry {
     formula: "t_k = r-th smallest of abs(tau_k), r = d - floor(density_k * d); tau_k := 0 where abs(tau_k) < t_k; \
               g = sign(sum_k tau_k), 0 := sign(sum_i g_i); theta = theta_0 + lambda * merge{weight_k * tau_k : sign(tau_k) = g}",
     source: "Yadav et al. 2023, arXiv 2306.01708, alg. 1; rank and zero rules as in the authors' code",
-    form: Form::TaskVectors,
+    basis: Basis::TaskVectors,
+    experts: (1, usize::MAX),
     passes: "4",
     parameters: &[
         Parameter {
@@ -69,7 +70,11 @@ fn thresholds(done: &[Survey]) -> &[f32] {
 }
 
 impl Method for Ties {
-    fn next_survey(&self, scene: Scene, done: &[Survey]) -> Option<Box<dyn Finding>> {
+    fn surveys(&self, _settings: &[Settings]) -> u64 {
+        3
+    }
+
+    fn next_survey<'a>(&'a self, scene: Scene<'a>, done: &'a [Survey]) -> Option<Box<dyn Finding + 'a>> {
         match done.len() {
             0 => {
                 let rank = |density: &f64| {

@@ -187,7 +187,7 @@ impl Engine<'_> {
             }
             Copied::No => {
                 let settings = &self.plan.settings[t.settings];
-                let form = self.plan.recipe.method.form;
+                let form = self.plan.form();
                 let with_base = self.plan.base().is_some_and(|b| work.sources.contains(&b));
                 let scratch = RefCell::new(scratch);
                 let mut change = Change::default();

@@ -33,7 +33,7 @@ pub struct Options {
     pub threads: usize,
     /// Tensor bytes of one output shard, at most (a larger tensor gets a shard of its own).
     pub shard_bytes: u64,
-    /// Seed of random scores.
+    /// Seed of random scores and draws.
     pub seed: u64,
     /// Whether NaN and infinities may pass.
     pub allow_non_finite: bool,
@@ -75,6 +75,8 @@ pub struct Plan {
     pub settings: Vec<Settings>,
     /// The output's weight files.
     pub shards: Vec<Shard>,
+    /// Reads over the inputs for statistics of the method, at most.
+    pub surveys: u64,
     /// Memory and tiles.
     pub budget: Budget,
     /// What the user should know.
@@ -174,8 +176,9 @@ impl Plan {
         let (sources, files) = flatten(inventories);
 
         let elements = layers.iter().map(|l| l.elements).sum();
-        let model = Model { experts: recipe.experts.len(), elements, settings: &settings };
+        let model = Model { experts: recipe.experts.len(), elements, settings: &settings, seed: options.seed };
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
+        let surveys = method.surveys(&settings);
         let resident = method.resident_bytes(options.threads);
         for t in &mut tensors {
             t.block_elements = budget::block_elements(method.unit(&t.shape), t.elements);
@@ -194,6 +197,7 @@ impl Plan {
             layers,
             settings,
             shards,
+            surveys,
             budget,
             warnings: Vec::new(),
             id,
@@ -205,6 +209,11 @@ impl Plan {
     /// The base's index among the sources.
     pub fn base(&self) -> Option<usize> {
         self.has_base.then_some(0)
+    }
+
+    /// What the method sees of the experts.
+    pub fn form(&self) -> Form {
+        self.recipe.method.basis.form(self.has_base)
     }
 
     /// The sources of the experts.
@@ -271,7 +280,7 @@ impl Plan {
             let name = &self.sources[self.reference()].label;
             warnings.push(format!("{cast} tensors are written in another dtype than `{name}` has them"));
         }
-        if self.recipe.method.form == Form::Weights && self.has_base && self.recipe.lwptv.is_none() {
+        if self.form() == Form::Weights && self.has_base && self.recipe.lwptv.is_none() {
             warnings.push(format!(
                 "{} does not use base_model without lwptv; it gives the order and side files",
                 self.recipe.method.name

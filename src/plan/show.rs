@@ -78,8 +78,8 @@ impl Plan {
             reads += bytes;
             at_most += bytes;
         }
-        if self.recipe.method.passes != "1" {
-            let surveys = self.recipe.method.passes.parse::<u64>().unwrap_or(1) - 1;
+        if self.surveys > 0 {
+            let surveys = self.surveys;
             writeln!(
                 f,
                 "passes    {surveys} for statistics of the method: each reads at most {}",

@@ -68,6 +68,17 @@ impl Recipe {
 
     /// Checks what depends on several parts, after overrides; called when the plan is made.
     pub fn check(&self) -> Result<()> {
+        let (least, most) = self.method.experts;
+        let experts = self.experts.len();
+        if !(least..=most).contains(&experts) {
+            let wanted = match (least, most) {
+                (a, b) if a == b => format!("{a}"),
+                (a, usize::MAX) => format!("at least {a}"),
+                (a, b) => format!("{a} to {b}"),
+            };
+            let problem = format!("{} merges {wanted} models besides the base, got {experts}", self.method.name);
+            return Err(Error::recipe("models", problem));
+        }
         let Some(lwptv) = &self.lwptv else { return Ok(()) };
         if self.base.is_none() {
             let problem = "pruned layers take the base's values; add base_model";

@@ -7,8 +7,7 @@ use super::suggest::unknown;
 use super::{Expert, Parameters, Recipe};
 use crate::error::{Error, Result};
 use crate::limits::MODELS_MAX;
-use crate::method::{self, Entry, METHODS, Scope};
-use crate::survey::Form;
+use crate::method::{self, Basis, Entry, METHODS, Scope};
 use crate::tensor::Dtype;
 
 const KEYS: &[&str] = &[
@@ -50,7 +49,7 @@ pub fn parse(text: &str) -> Result<Recipe> {
         Some(node) => parameters(node, method, &mut notes)?,
         None => Parameters::new(),
     };
-    if base.is_none() && method.form == Form::TaskVectors {
+    if base.is_none() && method.basis == Basis::TaskVectors {
         let problem = format!("missing: {} adds up task vectors, which are differences from the base", method.name);
         return Err(Error::recipe("base_model", problem));
     }
@@ -105,7 +104,7 @@ fn experts(
         }
         let model = model.ok_or_else(|| item.error("`model` is missing"))?;
         // As in mergekit: a base that is listed among the models adds no task vector of its own.
-        if method.form == Form::TaskVectors && base.is_some_and(|b| same_path(b, &model)) {
+        if method.basis != Basis::Weights && base.is_some_and(|b| same_path(b, &model)) {
             notes.push(format!("`{model}` is the base: listed under models, it adds no task vector"));
             continue;
         }

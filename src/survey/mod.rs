@@ -8,11 +8,15 @@ mod majority;
 mod ranks;
 mod saliency;
 mod sum;
+mod sums;
 
 pub use majority::Majority;
 pub use ranks::Ranks;
 pub use saliency::{Saliency, Score, random_score};
 pub use sum::BlockSum;
+pub use sums::{Measure, Sums};
+
+use std::collections::BTreeMap;
 
 /// Where a block lies: what random draws are keyed by, and what row-wise and per-tensor methods go by.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,18 @@ pub enum Survey {
     Ranks(Vec<f32>),
     /// The sum of the elected signs over the whole model.
     Majority(i64),
+    /// Sums by tensor; a tensor without elements has none.
+    Sums(BTreeMap<usize, Vec<f64>>),
+}
+
+impl Survey {
+    /// The sums of a tensor that has elements.
+    pub fn sums(&self, tensor: usize) -> &[f64] {
+        match self {
+            Self::Sums(sums) => &sums[&tensor],
+            other => panic!("sums were asked for, not {other:?}"),
+        }
+    }
 }
 
 /// Something to gather in one or more passes.
