@@ -9,7 +9,6 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 use taskvec::kernel;
 use taskvec::limits::BLOCK_ELEMENTS;
-use taskvec::survey::Finding as _;
 use taskvec::tensor::Dtype;
 
 struct Bench {
@@ -80,11 +79,19 @@ fn main() {
     let mut sign = vec![0.0; n];
     bench.line("elect_sum, 3 models", n * 16, || kernel::elect_sum(black_box(&x), &mut sign));
     merge_bf16(&bench, n);
-    let ranks = Box::new(taskvec::survey::Ranks::new(vec![1], 0, 1));
-    bench.line("magnitude histogram", n * 4, || {
-        use taskvec::survey::{Block, Place, Statistic as _};
+    histogram(&bench, &x[..1]);
+}
+
+fn histogram(bench: &Bench, x: &[Vec<f32>]) {
+    use taskvec::survey::{Block, Finding as _, Largest, MAGNITUDES, Place, Statistic as _};
+    let view = Box::new(|block: &Block<'_>, keys: &mut [Vec<u32>]| {
+        keys[0].clear();
+        keys[0].extend(block.experts[0].iter().map(|&x| kernel::magnitude_key(x)));
+    });
+    let ranks = Box::new(Largest::of_model(MAGNITUDES, view, 0..1, (1 << 20, &[vec![1]]), (0, 0), 1));
+    bench.line("magnitude histogram", x[0].len() * 4, || {
         let place = Place { tensor: 0, name: "", shape: &[], first: 0 };
-        ranks.observe(0, Block { place, base: &[], experts: black_box(&x[..1]) }, &mut Vec::new());
+        ranks.observe(0, Block { place, base: &[], experts: black_box(x) }, &mut Vec::new());
     });
     black_box(ranks.finish());
 }

@@ -51,6 +51,9 @@ pub const FIXED_BYTES: usize = 40 << 20;
 /// What a mapped range may take beyond its own bytes: a page at each end.
 pub const MAP_SLOP_BYTES: usize = 8 << 10;
 
+/// Input bytes of one wave, at most: when its tensors are read again, they are still in the page cache.
+pub const WAVE_INPUT_BYTES: u64 = 512 << 20;
+
 /// Memory budget when none is given.
 pub const MEMORY_DEFAULT_BYTES: u64 = 1 << 30;
 

@@ -25,10 +25,10 @@ fn sparse_model(path: &Path, sizes: &[u64]) {
     file.set_len(8 + json.len() as u64 + at).unwrap();
 }
 
-fn peak_of_merge(sizes: &[u64], memory: &str, io: &str) -> (u64, u64) {
+fn peak_of_merge(method: &[&str], sizes: &[u64], memory: &str, io: &str) -> (u64, u64) {
     let root = tempfile::tempdir().unwrap();
     let mut args: Vec<String> =
-        ["merge", "--method", "task_arithmetic", "--base", "base.safetensors"].map(String::from).to_vec();
+        ["merge", "--base", "base.safetensors", "--method"].iter().chain(method).map(ToString::to_string).collect();
     sparse_model(&root.path().join("base.safetensors"), sizes);
     for k in 0..4 {
         sparse_model(&root.path().join(format!("e{k}.safetensors")), sizes);
@@ -51,7 +51,11 @@ fn peak_of_merge(sizes: &[u64], memory: &str, io: &str) -> (u64, u64) {
 }
 
 fn assert_holds(sizes: &[u64], memory: &str, budget: u64, io: &str) {
-    let (peak, planned) = peak_of_merge(sizes, memory, io);
+    assert_method_holds(&["task_arithmetic"], sizes, memory, budget, io);
+}
+
+fn assert_method_holds(method: &[&str], sizes: &[u64], memory: &str, budget: u64, io: &str) {
+    let (peak, planned) = peak_of_merge(method, sizes, memory, io);
     // The plan prints three figures.
     assert!(planned <= budget + budget / 100, "the plan says {planned} for a budget of {budget}");
     assert!(peak <= planned + planned / 100, "peak {peak}, planned {planned} ({memory}, {io})");
@@ -60,6 +64,12 @@ fn assert_holds(sizes: &[u64], memory: &str, budget: u64, io: &str) {
 #[test]
 fn the_peak_stays_below_the_plan_for_one_large_tensor() {
     assert_holds(&[200 * MIB], "96MiB", 96 * MIB, "mmap");
+}
+
+#[test]
+fn the_peak_stays_below_the_plan_where_values_are_ranked_tensor_by_tensor() {
+    let sizes: Vec<u64> = (0..60).map(|i| 2 * (i * 79_193 % 1_000_000 + 1)).chain([60 * MIB]).collect();
+    assert_method_holds(&["ties", "--set", "density=0.5"], &sizes, "128MiB", 128 * MIB, "mmap");
 }
 
 #[test]

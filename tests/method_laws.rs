@@ -94,13 +94,13 @@ fn every_method(step: f32, law: impl Fn(&'static Entry, Option<f64>, &Path)) {
 }
 
 #[test]
-fn bytes_do_not_depend_on_threads_tiles_io_or_budget() {
+fn bytes_do_not_depend_on_threads_tiles_waves_io_or_budget() {
     every_method(0.5, |method, eta, folder| {
         let plain = output(recipe(method, eta, &[]), folder, options(), Io::Mmap);
         for threads in [1, 2, 3, 8] {
             for tile in [4096, 65_536, (1 << 20) + 1] {
-                for (io, memory_bytes) in [(Io::Mmap, 1 << 30), (Io::Pread, 256 << 20)] {
-                    let options = Options { threads, tile_elements: Some(tile), memory_bytes, ..options() };
+                for (io, memory_bytes, wave_bytes) in [(Io::Mmap, 1 << 30, None), (Io::Pread, 256 << 20, Some(1))] {
+                    let options = Options { threads, tile_elements: Some(tile), memory_bytes, wave_bytes, ..options() };
                     let same = output(recipe(method, eta, &[]), folder, options, io) == plain;
                     assert!(same, "{} {eta:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
                 }

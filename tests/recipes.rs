@@ -190,12 +190,12 @@ fn a_global_parameter_under_a_model_is_refused_where_mergekit_ignores_it() {
 
 #[test]
 fn what_mergekit_files_carry_everywhere_is_accepted_with_a_note_each() {
-    let ties =
-        TASK_ARITHMETIC.replace("task_arithmetic", "ties").replacen("weight: 0.5", "weight: 0.5, int8_mask: true", 1);
-    let carried = "{scope: model, density: 0.5, int8_mask: true, normalize: true, rescale: true}";
-    let plan = Bench::new().plan(&format!("{ties}parameters: {carried}\n")).unwrap();
+    let cabs =
+        TASK_ARITHMETIC.replace("task_arithmetic", "cabs").replacen("weight: 0.5", "weight: 0.5, int8_mask: true", 1);
+    let carried = "{n: 1, m: 4, int8_mask: true, normalize: true, rescale: true}";
+    let plan = Bench::new().plan(&format!("{cabs}parameters: {carried}\n")).unwrap();
     for name in ["int8_mask", "normalize", "rescale"] {
-        let notes = plan.warnings.iter().filter(|w| w.contains(&format!("`{name}` has no effect on ties"))).count();
+        let notes = plan.warnings.iter().filter(|w| w.contains(&format!("`{name}` has no effect on cabs"))).count();
         assert_eq!(notes, 1, "{name}: {:?}", plan.warnings);
     }
 }

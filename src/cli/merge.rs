@@ -126,6 +126,7 @@ fn options(limits: &LimitArgs) -> Result<Options> {
         seed: limits.random_seed,
         allow_non_finite: limits.allow_non_finite,
         tile_elements: limits.tile_elements,
+        ..Options::default()
     })
 }
 

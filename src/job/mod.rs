@@ -8,7 +8,7 @@ pub use scoring::Scoring;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Model, Scene, Shown};
-use crate::pass::{Action, Copied, Cut, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
+use crate::pass::{Action, Copied, Cut, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::Recipe;
 use crate::report::Report;
@@ -85,22 +85,26 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let (works, actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
     let mut runs = scoring.runs.clone();
-    let done = survey(plan, &engine, method.as_ref(), &works, &actions, &mut runs)?;
 
     let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
     let shards = Shards::create(staging.folder(), &plan.shards)?;
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
-    let merge = Merge {
-        works: &works,
-        actions: &actions,
-        method: method.as_ref(),
-        done: &done,
-        checked: &scoring.hashed,
-        hash: &hash,
-        written: &written,
-    };
-    let outcome = engine.merge(&merge, &shards)?;
+    let mut outcome = Outcome::new(plan.tensors.len());
+    for wave in &plan.waves.runs {
+        let works = &works[wave.clone()];
+        let done = survey(plan, &engine, method.as_ref(), works, &actions, &mut runs)?;
+        let merge = Merge {
+            works,
+            actions: &actions,
+            method: method.as_ref(),
+            done: &done,
+            checked: &scoring.hashed,
+            hash: &hash,
+            written: &written,
+        };
+        outcome.join(engine.merge(&merge, &shards)?);
+    }
     shards.finish()?;
     let (input_hashes, rest) = engine.finish_hashes()?;
     runs.push(outcome.run.clone());
@@ -188,7 +192,12 @@ fn survey(
     let mut done = Vec::new();
     loop {
         let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
-        runs.extend(engine.survey(&merged, statistic.as_mut(), Cut::Method, &unhashed)?);
+        for run in engine.survey(&merged, statistic.as_mut(), Cut::Method, &unhashed)? {
+            match runs.iter_mut().find(|r| r.name == run.name) {
+                Some(same) => same.join(&run),
+                None => runs.push(run),
+            }
+        }
         let found = statistic.finish();
         done.push(found);
     }

@@ -14,6 +14,29 @@ pub fn trim(threshold: f32, x: &mut [f32]) {
     );
 }
 
+/// `x[i] = 0` unless `abs(x[i]) > threshold`, or it is one of the first `equals` values of that magnitude.
+pub fn keep_above(threshold: f32, equals: usize, x: &mut [f32]) {
+    match equals {
+        usize::MAX => trim(threshold, x),
+        0 => simd(
+            #[inline(always)]
+            || {
+                for x in x.iter_mut() {
+                    *x = if x.abs() > threshold { *x } else { 0.0 };
+                }
+            },
+        ),
+        _ => {
+            let mut room = equals;
+            for x in x {
+                let equal = x.abs() == threshold && room > 0;
+                room -= usize::from(equal);
+                *x = if equal || x.abs() > threshold { *x } else { 0.0 };
+            }
+        }
+    }
+}
+
 /// `sign[i]` = sign of `sum_k x_k[i]`: -1, 0 or 1. The sum runs over models in order.
 pub fn elect_sum(x: &[Vec<f32>], sign: &mut [f32]) {
     simd(
@@ -93,6 +116,17 @@ mod tests {
         assert_eq!(sign, [1.0, -1.0, 1.0, 0.0]);
         x.iter().for_each(|x| select_sum(1.0, x, &sign, &mut acc, &mut count));
         assert_eq!((acc, count), ([2.0, -2.0, 3.0, -4.0], [1.0, 2.0, 1.0, 1.0]));
+    }
+
+    #[test]
+    fn of_equal_values_as_many_stay_as_there_is_room_for() {
+        for (room, want) in
+            [(0, [0.0, 0.0, 0.0, 0.5]), (1, [0.25, 0.0, 0.0, 0.5]), (usize::MAX, [0.25, -0.25, 0.0, 0.5])]
+        {
+            let mut x = [0.25, -0.25, 0.125, 0.5];
+            keep_above(0.25, room, &mut x);
+            assert_eq!(x, want);
+        }
     }
 
     #[test]

@@ -4,11 +4,16 @@
 //! block ([`Method::merge`]). Help, `taskvec methods`, recipe validation and the laws in `tests/method_laws.rs` are made
 //! from the table. LwPTV is not a method but a stage that any method can wear.
 
+mod breadcrumbs;
+mod breadcrumbs_ties;
+mod cabs;
 mod dare_linear;
 mod dare_ties;
 mod della;
 mod della_linear;
+mod largest;
 mod linear;
+mod magnitude;
 mod parameters;
 mod random_mask;
 mod rows;
@@ -46,11 +51,15 @@ pub struct Entry {
 
 /// Every method, by name.
 pub static METHODS: &[Entry] = &[
+    breadcrumbs::ENTRY,
+    breadcrumbs_ties::ENTRY,
+    cabs::ENTRY,
     dare_linear::ENTRY,
     dare_ties::ENTRY,
     della::ENTRY,
     della_linear::ENTRY,
     linear::ENTRY,
+    magnitude::ENTRY,
     random_mask::ENTRY,
     task_arithmetic::ENTRY,
     ties::ENTRY,
@@ -104,6 +113,11 @@ impl Model<'_> {
             return Err(format!("`{name}` must be the same for all tensors here: no gradient, no filter"));
         }
         Ok(first.to_vec())
+    }
+
+    /// Whether `scope` is tensor, for all tensors.
+    fn of_tensors(&self) -> Result<bool, String> {
+        Ok(self.uniform("scope")? != [1.0])
     }
 }
 
@@ -161,9 +175,15 @@ pub trait Method: Send + Sync {
         1
     }
 
-    /// Bytes that the largest statistic keeps resident.
+    /// Bytes that the largest statistic keeps resident, whatever the tensors.
     fn resident_bytes(&self, _workers: usize) -> usize {
         0
+    }
+
+    /// Bytes that statistics keep for a tensor of so many elements, if they are gathered tensor by tensor: then tensors are
+    /// surveyed and merged in waves that fit the memory. `None` if there are none, or they are about the whole model.
+    fn tensor_bytes(&self, _elements: u64) -> Option<usize> {
+        None
     }
 
     /// Merges one block into `out`.

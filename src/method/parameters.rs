@@ -35,6 +35,9 @@ pub const NORMALIZE: Parameter = Parameter {
     help: "Divide each element by the sum of the weights that agree with the elected sign (by 1 if it is 0).",
 };
 
+/// The same, off by default.
+pub const NORMALIZE_OFF: Parameter = Parameter { default: Some(0.0), ..NORMALIZE };
+
 /// Off by default: for methods without an election.
 pub const NORMALIZE_SUM: Parameter = Parameter {
     name: "normalize",
@@ -51,6 +54,31 @@ pub const RESCALE: Parameter = Parameter {
     kind: Kind::Flag,
     default: Some(1.0),
     help: "Scale what is kept, to make up for what was dropped.",
+};
+
+/// Off by default: for sparsifiers that keep the largest.
+pub const RESCALE_OFF: Parameter = Parameter {
+    name: "rescale",
+    scope: Scope::Global,
+    kind: Kind::Flag,
+    default: Some(0.0),
+    help: "Scale what is kept so that each tensor's L1 norm stays what it was (one more pass).",
+};
+
+pub const GAMMA: Parameter = Parameter {
+    name: "gamma",
+    scope: Scope::Model,
+    kind: Kind::FRACTION,
+    default: Some(0.01),
+    help: "Fraction of this model's values, the largest, that is dropped as outliers.",
+};
+
+pub const SCOPE: Parameter = Parameter {
+    name: "scope",
+    scope: Scope::Global,
+    kind: Kind::Choice(&["tensor", "model"]),
+    default: Some(0.0),
+    help: "What values are ranked in: each tensor by itself, or the whole model.",
 };
 
 /// Words of [`RESCALE_BY`].

@@ -2,11 +2,13 @@
 //!
 //! Per expert: sparsify, rescale, multiply by the weight. Then an election, or none; the sum; normalize; lambda; the base.
 
+use super::largest::{keep_largest, magnitude_bars, magnitude_bars_of_model, model_bytes};
 use super::parameters::RESCALES;
 use super::rows::{Rows, row_elements};
+use super::ties::MERGES;
 use super::{Method, Model, Scene, Settings, Tile};
 use crate::kernel;
-use crate::survey::{Finding, Form, Place, Sums, Survey};
+use crate::survey::{Block, Finding, Form, Largest, Place, Sums, Survey};
 
 /// Norms below this are not rescaled.
 const SMALLEST_NORM: f64 = 1e-7;
@@ -16,9 +18,12 @@ const SMALLEST_DIVISOR: f64 = 1e-8;
 
 /// A method of the family.
 pub struct Sparse {
-    pub sparsifier: Sparsifier,
-    pub join: Join,
-    pub seed: u64,
+    sparsifier: Sparsifier,
+    join: Join,
+    seed: u64,
+    experts: usize,
+    /// Whether norms are kept anywhere.
+    rescales: bool,
 }
 
 /// Which values of a task vector are kept.
@@ -28,6 +33,23 @@ pub enum Sparsifier {
     Random,
     /// Each with a probability that grows with its rank in its row.
     RandomByRank,
+    /// The fraction `density` of each tensor with the largest magnitudes.
+    Magnitude,
+    /// The same after the fraction `gamma` with the largest magnitudes is set aside.
+    Inliers,
+    /// The fraction `density` of the whole model with the largest magnitudes, and what ties with the last.
+    MagnitudeOfModel,
+}
+
+impl Sparsifier {
+    /// Counts that are asked of each expert's ranking; 0 if there is none.
+    fn counts(self) -> usize {
+        match self {
+            Self::Random | Self::RandomByRank => 0,
+            Self::Magnitude | Self::MagnitudeOfModel => 1,
+            Self::Inliers => 2,
+        }
+    }
 }
 
 /// How weighted task vectors become one.
@@ -65,11 +87,20 @@ impl Sparse {
         if sparsifier == Sparsifier::RandomByRank {
             model.settings.iter().try_for_each(check_probabilities)?;
         }
-        Ok(Box::new(Self { sparsifier, join, seed: model.seed }))
+        if sparsifier == Sparsifier::MagnitudeOfModel {
+            model.uniform("density")?;
+        }
+        let rescales = model.settings.iter().any(|s| Rescale::of(s) == Rescale::Norm);
+        Ok(Box::new(Self { sparsifier, join, seed: model.seed, experts: model.experts, rescales }))
+    }
+
+    /// Rankings that come before the norms.
+    fn rankings(&self) -> usize {
+        usize::from(self.sparsifier.counts() > 0)
     }
 
     /// Drops values of expert `k`, and divides by probabilities where the settings say so.
-    fn sparsify(&self, settings: &Settings, place: Place<'_>, k: usize, x: &mut [f32]) {
+    fn sparsify(&self, settings: &Settings, done: &[Survey], place: Place<'_>, k: usize, x: &mut [f32]) {
         let density = settings.get("density")[k];
         if density >= 1.0 {
             return;
@@ -90,15 +121,41 @@ impl Sparse {
                     x.iter_mut().zip(&probability).for_each(|(x, &p)| *x /= p as f32);
                 }
             }
+            Sparsifier::Magnitude | Sparsifier::MagnitudeOfModel => {
+                keep_largest(done[0].bars().of(place.tensor)[k], place.first, x);
+            }
+            Sparsifier::Inliers => {
+                let bars = &done[0].bars().of(place.tensor)[2 * k..][..2];
+                let mut outliers = x.to_vec();
+                keep_largest(bars[0], place.first, &mut outliers);
+                keep_largest(bars[1], place.first, x);
+                x.iter_mut().zip(&outliers).filter(|(_, o)| **o != 0.0).for_each(|(x, _)| *x = 0.0);
+            }
         }
     }
 
-    fn norms<'a>(&'a self, scene: Scene<'a>) -> Sums<'a> {
-        let measure = move |block: &crate::survey::Block<'_>, sums: &mut [f64]| {
+    fn ranking<'a>(&'a self, scene: Scene<'a>) -> Largest<'a> {
+        let share = |fraction: f64, of: u64| (fraction * of as f64).floor() as u64;
+        match self.sparsifier {
+            Sparsifier::MagnitudeOfModel => {
+                let density = scene.tensors[0].settings.get("density");
+                magnitude_bars_of_model(scene, density.iter().map(|&d| share(d, scene.elements)).collect())
+            }
+            Sparsifier::Inliers => magnitude_bars(scene, |t, k| {
+                let wanted = share(t.settings.get("density")[k], t.elements);
+                let outliers = share(t.settings.get("gamma")[k], t.elements).min(t.elements - wanted);
+                vec![outliers, wanted + outliers]
+            }),
+            _ => magnitude_bars(scene, |t, k| vec![share(t.settings.get("density")[k], t.elements)]),
+        }
+    }
+
+    fn norms<'a>(&'a self, scene: Scene<'a>, done: &'a [Survey]) -> Sums<'a> {
+        let measure = move |block: &Block<'_>, sums: &mut [f64]| {
             let settings = scene.of(block.place.tensor).settings;
             for (k, (x, sums)) in block.experts.iter().zip(sums.chunks_exact_mut(2)).enumerate() {
                 let mut kept = x.clone();
-                self.sparsify(settings, block.place, k, &mut kept);
+                self.sparsify(settings, done, block.place, k, &mut kept);
                 sums[0] = kernel::magnitudes(x);
                 sums[1] = kernel::magnitudes(&kept);
             }
@@ -109,12 +166,41 @@ impl Sparse {
 
 impl Method for Sparse {
     fn next_survey<'a>(&'a self, scene: Scene<'a>, done: &'a [Survey]) -> Option<Box<dyn Finding + 'a>> {
-        let wants_norms = scene.tensors.iter().any(|t| Rescale::of(t.settings) == Rescale::Norm);
-        (wants_norms && done.is_empty()).then(|| Box::new(self.norms(scene)) as Box<dyn Finding>)
+        let rankings = self.rankings();
+        match done.len() {
+            _ if scene.tensors.is_empty() => None,
+            n if n < rankings => Some(Box::new(self.ranking(scene))),
+            n if n == rankings && self.rescales => Some(Box::new(self.norms(scene, done))),
+            _ => None,
+        }
     }
 
-    fn surveys(&self, settings: &[Settings]) -> u64 {
-        u64::from(settings.iter().any(|s| Rescale::of(s) == Rescale::Norm))
+    fn surveys(&self, _settings: &[Settings]) -> u64 {
+        let norms = u64::from(self.rescales);
+        match self.sparsifier {
+            Sparsifier::Random | Sparsifier::RandomByRank => norms,
+            Sparsifier::Magnitude | Sparsifier::Inliers => 3 + norms,
+            Sparsifier::MagnitudeOfModel => 2 + norms,
+        }
+    }
+
+    fn resident_bytes(&self, workers: usize) -> usize {
+        let counts = self.experts * self.sparsifier.counts();
+        match self.sparsifier {
+            Sparsifier::Random | Sparsifier::RandomByRank => 0,
+            Sparsifier::Magnitude | Sparsifier::Inliers => Largest::local_bytes(counts, workers),
+            Sparsifier::MagnitudeOfModel => model_bytes(counts, workers),
+        }
+    }
+
+    fn tensor_bytes(&self, elements: u64) -> Option<usize> {
+        let counts = self.experts * self.sparsifier.counts();
+        let norms = Sums::tensor_bytes(2 * self.experts);
+        match self.sparsifier {
+            Sparsifier::Random | Sparsifier::RandomByRank => self.rescales.then_some(norms),
+            Sparsifier::Magnitude | Sparsifier::Inliers => Some(norms + Largest::tensor_bytes(elements, counts)),
+            Sparsifier::MagnitudeOfModel => None,
+        }
     }
 
     fn unit(&self, shape: &[u64]) -> u64 {
@@ -123,9 +209,9 @@ impl Method for Sparse {
 
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         for (k, (weight, x)) in settings.per_model("weight").zip(&mut *tile.experts).enumerate() {
-            self.sparsify(settings, tile.place, k, x);
+            self.sparsify(settings, done, tile.place, k, x);
             if Rescale::of(settings) == Rescale::Norm {
-                let sums = &done[0].sums(tile.place.tensor)[2 * k..][..2];
+                let sums = &done[self.rankings()].sums(tile.place.tensor)[2 * k..][..2];
                 kernel::multiply(norm_ratio(sums[0], sums[1]), x);
             }
             kernel::multiply(weight, x);
@@ -153,14 +239,18 @@ fn join(join: Join, settings: &Settings, weighted: &[Vec<f32>], out: &mut [f32])
             }
         }
         Join::Elect => {
+            let merge = settings.find("merge").map_or("disjoint_mean", |w| MERGES[w[0] as usize]);
             let mut sign = vec![0.0; out.len()];
             let mut divisor = vec![0.0; out.len()];
             kernel::elect_sum(weighted, &mut sign);
             sign.iter_mut().filter(|s| **s == 0.0).for_each(|s| *s = 1.0);
             for (weight, x) in settings.per_model("weight").zip(weighted) {
-                kernel::select_weighted(weight, x, &sign, out, &mut divisor);
+                match merge {
+                    "disjoint_max" => kernel::select_max(1.0, x, &sign, out),
+                    _ => kernel::select_weighted(weight, x, &sign, out, &mut divisor),
+                }
             }
-            if normalize {
+            if normalize && merge == "disjoint_mean" {
                 out.iter_mut().zip(&divisor).for_each(|(o, &d)| *o /= if d == 0.0 { 1.0 } else { d });
             }
         }

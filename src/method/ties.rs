@@ -1,49 +1,43 @@
-//! TIES merging (arXiv 2306.01708), trimmed over the whole model.
+//! TIES merging (arXiv 2306.01708): trimmed per tensor, as mergekit does, or over the whole model, as the authors do.
 
+use super::largest::{magnitude_bars_of_model, model_bytes};
+use super::parameters::{LAMBDA, NORMALIZE, RESCALE_OFF, SCOPE};
+use super::sparse::{Join, Sparse, Sparsifier};
 use super::{Basis, Entry, Kind, Method, Model, Parameter, Scene, Scope, Settings, Tile};
 use crate::kernel;
-use crate::survey::{Finding, Majority, Ranks, Survey};
+use crate::survey::{Finding, Majority, Survey};
 
-const MERGES: &[&str] = &["disjoint_mean", "disjoint_sum", "disjoint_max"];
+/// Words of `merge`.
+pub const MERGES: &[&str] = &["disjoint_mean", "disjoint_sum", "disjoint_max"];
 
 pub const ENTRY: Entry = Entry {
     name: "ties",
-    summary: "Trims task vectors over the whole model, elects a sign per element, merges what agrees.",
-    formula: "t_k = r-th smallest of abs(tau_k), r = d - floor(density_k * d); tau_k := 0 where abs(tau_k) < t_k; \
+    summary: "Trims task vectors, elects a sign per element, merges what agrees.",
+    formula: "scope tensor: tau_k := weight_k * (the floor(density_k * n) largest of the tensor), g = sign(sum_k tau_k), 0 := +, \
+              theta = theta_0 + lambda * sum_k{tau_k : sign(tau_k) = g} / sum_k{weight_k}. \
+              scope model: t_k = r-th smallest of abs(tau_k), r = d - floor(density_k * d); tau_k := 0 where abs(tau_k) < t_k; \
               g = sign(sum_k tau_k), 0 := sign(sum_i g_i); theta = theta_0 + lambda * merge{weight_k * tau_k : sign(tau_k) = g}",
-    source: "Yadav et al. 2023, arXiv 2306.01708, alg. 1; rank and zero rules as in the authors' code",
+    source: "Yadav et al. 2023, arXiv 2306.01708, alg. 1; scope tensor as in mergekit, scope model as in the authors' code",
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
-    passes: "4",
+    passes: "3 (4 for tensors where values tie with the last one kept); scope model: 4",
     parameters: &[
         Parameter {
             name: "weight",
             scope: Scope::Model,
             kind: Kind::NUMBER,
             default: Some(1.0),
-            help: "Scale of this model's selected values, applied after the election.",
+            help: "Scale of this model's values: before the election with scope tensor, after it with scope model.",
         },
         Parameter {
             name: "density",
             scope: Scope::Model,
             kind: Kind::FRACTION,
             default: Some(1.0),
-            help: "Fraction of the model's values that the trim keeps, the same for all tensors; 1 trims nothing.",
+            help: "Fraction of values that the trim keeps; 1 trims nothing. With scope model the same for all tensors.",
         },
-        Parameter {
-            name: "lambda",
-            scope: Scope::Global,
-            kind: Kind::NUMBER,
-            default: Some(1.0),
-            help: "Scale of the merged task vector.",
-        },
-        Parameter {
-            name: "scope",
-            scope: Scope::Global,
-            kind: Kind::Choice(&["model"]),
-            default: None,
-            help: "What the trim ranks over. mergekit's per-tensor trim is not there yet, so the choice must be written.",
-        },
+        LAMBDA,
+        SCOPE,
         Parameter {
             name: "merge",
             scope: Scope::Global,
@@ -51,22 +45,31 @@ pub const ENTRY: Entry = Entry {
             default: Some(0.0),
             help: "How agreeing values become one: their mean, their sum, or the largest.",
         },
+        NORMALIZE,
+        RESCALE_OFF,
     ],
     start: |model: &Model<'_>| {
-        let density = model.uniform("density")?;
-        Ok(Box::new(Ties { density }))
+        if model.of_tensors()? {
+            return Sparse::start(Sparsifier::Magnitude, Join::Elect, model);
+        }
+        Ok(Box::new(Ties { density: model.uniform("density")? }))
     },
 };
 
+/// The authors' form.
 struct Ties {
     density: Vec<f64>,
 }
 
-fn thresholds(done: &[Survey]) -> &[f32] {
-    match done.first() {
-        Some(Survey::Ranks(values)) => values,
-        _ => panic!("TIES merges after its ranks are known"),
+impl Ties {
+    /// Without ties one more than the fraction is kept: the threshold is the value of the rank below it.
+    fn count(density: f64, elements: u64) -> u64 {
+        ((density * elements as f64).floor() as u64 + 1).min(elements)
     }
+}
+
+fn thresholds(done: &[Survey]) -> Vec<f32> {
+    done[0].bars().model().iter().map(|bar| kernel::magnitude_of_key(bar.key)).collect()
 }
 
 impl Method for Ties {
@@ -77,24 +80,20 @@ impl Method for Ties {
     fn next_survey<'a>(&'a self, scene: Scene<'a>, done: &'a [Survey]) -> Option<Box<dyn Finding + 'a>> {
         match done.len() {
             0 => {
-                let rank = |density: &f64| {
-                    // Rank 0 (density 1) has no value; rank 1 is the smallest, which trims nothing either.
-                    (scene.elements - (density * scene.elements as f64).floor() as u64).max(1)
-                };
-                let ranks = self.density.iter().map(rank).collect();
-                Some(Box::new(Ranks::new(ranks, scene.hidden, scene.workers)))
+                let counts = self.density.iter().map(|&d| Self::count(d, scene.elements)).collect();
+                Some(Box::new(magnitude_bars_of_model(scene, counts)))
             }
-            1 => Some(Box::new(Majority::new(thresholds(done).to_vec()))),
+            1 => Some(Box::new(Majority::new(thresholds(done)))),
             _ => None,
         }
     }
 
     fn resident_bytes(&self, workers: usize) -> usize {
-        Ranks::resident_bytes(self.density.len(), workers + 1)
+        model_bytes(self.density.len(), workers)
     }
 
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
-        for (x, &threshold) in tile.experts.iter_mut().zip(thresholds(done)) {
+        for (x, threshold) in tile.experts.iter_mut().zip(thresholds(done)) {
             kernel::trim(threshold, x);
         }
         let mut sign = vec![0.0; out.len()];

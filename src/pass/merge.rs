@@ -16,6 +16,8 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
 
+const MERGE: &str = "merge";
+
 /// Copies of at least this many bytes are left to the kernel; smaller ones ride in the job's buffer.
 const KERNEL_COPY_BYTES: usize = 256 << 10;
 
@@ -72,6 +74,21 @@ pub struct Outcome {
     pub bytes_written: u64,
 }
 
+impl Outcome {
+    /// Nothing yet, of so many tensors.
+    pub fn new(tensors: usize) -> Self {
+        let run = PassRun { name: MERGE.into(), bytes_read: 0, seconds: 0.0 };
+        Self { changes: vec![None; tensors], run, bytes_written: 0 }
+    }
+
+    /// Adds what was found out about other tensors.
+    pub fn join(&mut self, more: Self) {
+        self.changes.iter_mut().zip(more.changes).for_each(|(all, more)| *all = all.or(more));
+        self.run.join(&more.run);
+        self.bytes_written += more.bytes_written;
+    }
+}
+
 /// The output bytes of a job: pieces of one buffer, and ranges to be copied.
 #[derive(Debug, Default)]
 struct Output {
@@ -106,7 +123,7 @@ impl Output {
 
 /// What a merge pass is given besides the plan.
 pub struct Merge<'a> {
-    /// Every tensor once, in order.
+    /// Tensors in order; over all merges of a job each comes once.
     pub works: &'a [Work],
     /// What to do, by tensor.
     pub actions: &'a [Action],
@@ -158,7 +175,7 @@ impl Engine<'_> {
             Ok(())
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };
-        let run = self.measured("merge", merge.works, true, || {
+        let run = self.measured(MERGE, merge.works, true, || {
             pipeline.run(
                 jobs(self.plan, merge.works, true, Cut::Method),
                 |job| self.prepare(merge.works, job),

@@ -31,6 +31,14 @@ pub struct PassRun {
     pub seconds: f64,
 }
 
+impl PassRun {
+    /// The same pass over more tensors.
+    pub fn join(&mut self, more: &Self) {
+        self.bytes_read += more.bytes_read;
+        self.seconds += more.seconds;
+    }
+}
+
 /// Runs the passes of one plan.
 pub struct Engine<'a> {
     plan: &'a Plan,

@@ -21,7 +21,10 @@ impl Engine<'_> {
         let mut runs = Vec::new();
         let mut hash = hash.to_vec();
         loop {
-            runs.push(self.survey_once(works, statistic, cut, &hash)?);
+            let wanted: Vec<Work> = works.iter().filter(|w| statistic.wants(w.tensor)).cloned().collect();
+            if !wanted.is_empty() {
+                runs.push(self.survey_once(&wanted, statistic, cut, &hash)?);
+            }
             hash.fill(false);
             if statistic.end_pass() == Step::Complete {
                 return Ok(runs);

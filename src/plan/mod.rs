@@ -8,10 +8,12 @@ mod depth;
 mod layers;
 mod layout;
 mod show;
+mod waves;
 
 pub use budget::{Budget, in_flight_bytes};
 pub use layers::Layer;
 pub use layout::Shard;
+pub use waves::Waves;
 
 use crate::error::{Error, Result};
 use crate::limits::{MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
@@ -39,6 +41,8 @@ pub struct Options {
     pub allow_non_finite: bool,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
+    /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
+    pub wave_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -50,6 +54,7 @@ impl Default for Options {
             seed: 0,
             allow_non_finite: false,
             tile_elements: None,
+            wave_bytes: None,
         }
     }
 }
@@ -77,6 +82,8 @@ pub struct Plan {
     pub shards: Vec<Shard>,
     /// Reads over the inputs for statistics of the method, at most.
     pub surveys: u64,
+    /// What is surveyed and merged together.
+    pub waves: Waves,
     /// Memory and tiles.
     pub budget: Budget,
     /// What the user should know.
@@ -179,7 +186,8 @@ impl Plan {
         let model = Model { experts: recipe.experts.len(), elements, settings: &settings, seed: options.seed };
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let surveys = method.surveys(&settings);
-        let resident = method.resident_bytes(options.threads);
+        let waves = Waves::new(&tensors, method.as_ref(), options.wave_bytes.unwrap_or(options.memory_bytes / 4));
+        let resident = method.resident_bytes(options.threads) + waves.bytes;
         for t in &mut tensors {
             t.block_elements = budget::block_elements(method.unit(&t.shape), t.elements);
         }
@@ -198,6 +206,7 @@ impl Plan {
             settings,
             shards,
             surveys,
+            waves,
             budget,
             warnings: Vec::new(),
             id,

@@ -82,8 +82,12 @@ impl Plan {
             let surveys = self.surveys;
             writeln!(
                 f,
-                "passes    {surveys} for statistics of the method: each reads at most {}",
-                Bytes(base + experts)
+                "passes    {surveys} for statistics of the method: each reads at most {}{}",
+                Bytes(base + experts),
+                match self.waves.runs.len() {
+                    1 => String::new(),
+                    n => format!("; tensors go in {n} waves"),
+                }
             )?;
             at_most += surveys * (base + experts);
             reads = at_most;

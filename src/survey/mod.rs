@@ -4,14 +4,14 @@
 //! Counts may be kept as they come, for integers add in any order; floating-point sums are handed out per block and come
 //! back in block order, so that neither threads nor tiles can change a bit.
 
+mod largest;
 mod majority;
-mod ranks;
 mod saliency;
 mod sum;
 mod sums;
 
+pub use largest::{Asked, Bar, Bars, Largest, MAGNITUDES, View};
 pub use majority::Majority;
-pub use ranks::Ranks;
 pub use saliency::{Saliency, Score, random_score};
 pub use sum::BlockSum;
 pub use sums::{Measure, Sums};
@@ -63,8 +63,8 @@ pub enum Progress {
 /// What a finished statistic found.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Survey {
-    /// For each task the value of the asked rank among its magnitudes.
-    Ranks(Vec<f32>),
+    /// What values must clear to be among the largest.
+    Bars(Bars),
     /// The sum of the elected signs over the whole model.
     Majority(i64),
     /// Sums by tensor; a tensor without elements has none.
@@ -72,6 +72,14 @@ pub enum Survey {
 }
 
 impl Survey {
+    /// The bars that were asked for.
+    pub fn bars(&self) -> &Bars {
+        match self {
+            Self::Bars(bars) => bars,
+            other => panic!("bars were asked for, not {other:?}"),
+        }
+    }
+
     /// The sums of a tensor that has elements.
     pub fn sums(&self, tensor: usize) -> &[f64] {
         match self {
@@ -88,6 +96,11 @@ pub trait Statistic: Send + Sync {
 
     /// What the experts' values shall be. The base is read for [`Form::TaskVectors`].
     fn form(&self) -> Form;
+
+    /// Whether the next pass shall show this tensor.
+    fn wants(&self, _tensor: usize) -> bool {
+        true
+    }
 
     /// Takes in one block; `worker` is the number of the calling thread. Appends to `sums` what must be added in order.
     fn observe(&self, worker: usize, block: Block<'_>, sums: &mut Vec<f64>);

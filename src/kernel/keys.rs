@@ -1,0 +1,42 @@
+//! Numbers as unsigned keys of the same order, for counting digits.
+
+/// The key of a magnitude: the sign is dropped, 0 has the smallest key. NaN ranks above infinity.
+#[inline(always)]
+pub fn magnitude_key(x: f32) -> u32 {
+    x.to_bits() << 1
+}
+
+/// The magnitude that has this key.
+pub fn magnitude_of_key(key: u32) -> f32 {
+    f32::from_bits(key >> 1)
+}
+
+/// The key of a number with its sign; both zeros have the same.
+#[inline(always)]
+pub fn signed_key(x: f32) -> u32 {
+    let bits = if x == 0.0 { 0 } else { x.to_bits() };
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+}
+
+/// The number that has this key.
+pub fn number_of_key(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_order_as_numbers_do_and_lead_back() {
+        let sorted = [f32::NEG_INFINITY, -2.0, -1.5, -f32::MIN_POSITIVE, 0.0, 1e-45, 1.0, f32::MAX, f32::INFINITY];
+        for pair in sorted.windows(2) {
+            assert!(signed_key(pair[0]) < signed_key(pair[1]), "{pair:?}");
+            assert_eq!(pair[0].abs() < pair[1].abs(), magnitude_key(pair[0]) < magnitude_key(pair[1]));
+        }
+        for x in sorted {
+            assert_eq!((number_of_key(signed_key(x)), magnitude_of_key(magnitude_key(x))), (x, x.abs()));
+        }
+        assert_eq!(signed_key(-0.0), signed_key(0.0));
+    }
+}

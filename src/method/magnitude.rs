@@ -1,0 +1,21 @@
+//! Magnitude pruning of task vectors: the baseline MWP that LwPTV is compared with (arXiv 2506.09093, table 3).
+
+use super::parameters::{DENSITY, LAMBDA, NORMALIZE_SUM, RESCALE_OFF, SCOPE, WEIGHT};
+use super::sparse::{Join, Sparse, Sparsifier};
+use super::{Basis, Entry, Model};
+
+pub const ENTRY: Entry = Entry {
+    name: "magnitude",
+    summary: "Keeps the largest values of task vectors, per tensor or over the whole model, and adds them to the base.",
+    formula: "tau_k := its floor(density_k * n) largest by magnitude; theta = theta_0 + lambda * sum_k weight_k * tau_k",
+    source: "magnitude pruning; a baseline of arXiv 2506.09093, table 3, which leaves the scope open",
+    basis: Basis::TaskVectors,
+    experts: (1, usize::MAX),
+    passes: "3 (4 for tensors where values tie with the last one kept); scope model: 3",
+    parameters: &[WEIGHT, DENSITY, SCOPE, RESCALE_OFF, LAMBDA, NORMALIZE_SUM],
+    start: |model: &Model<'_>| {
+        let of_tensors = model.of_tensors()?;
+        let sparsifier = if of_tensors { Sparsifier::Magnitude } else { Sparsifier::MagnitudeOfModel };
+        Sparse::start(sparsifier, Join::Sum, model)
+    },
+};

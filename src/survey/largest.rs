@@ -1,0 +1,553 @@
+//! Which values are the m largest: exactly, per tensor or over the whole model, by counting digits.
+//!
+//! Values are ranked by 32-bit keys. The first pass counts upper digits, which tells the bucket of the m-th largest; the
+//! second counts lower digits inside that bucket. Where more values tie with the m-th than there is room for, a third pass
+//! over these tensors finds the place up to which they are taken. Tensors of few elements are kept and sorted instead:
+//! one pass. Memory: [`Largest::tensor_bytes`] for each tensor (or the model), [`Largest::local_bytes`] for the threads.
+
+use super::{Block, Finding, Form, Progress, Statistic, Survey};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const DIGITS: usize = 1 << 16;
+
+/// Tensors of at most this many elements are kept: they take no more memory than the counts would.
+const SMALL_ELEMENTS: u64 = (DIGITS * size_of::<u64>() / size_of::<u32>()) as u64;
+
+/// Writes the keys of a block's elements, row by row.
+pub type View<'a> = Box<dyn Fn(&Block<'_>, &mut [Vec<u32>]) + Send + Sync + 'a>;
+
+/// Pass names of a ranking by magnitude.
+pub const MAGNITUDES: [&str; 3] = ["magnitudes, upper digit", "magnitudes, lower digit", "magnitudes, ties"];
+
+/// What a value must clear to be among the m largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bar {
+    /// Larger keys are among them.
+    pub key: u32,
+    /// Equal keys are among them in all blocks before the one that starts here.
+    first: u64,
+    /// And so many, from the left, in this block.
+    quota: usize,
+}
+
+impl Bar {
+    const ALL: Self = Self { key: 0, first: u64::MAX, quota: 0 };
+    const NONE: Self = Self { key: u32::MAX, first: 0, quota: 0 };
+
+    /// How many of the values that equal the bar are taken in the block that starts at `first`: those on the left.
+    pub fn equals_in(&self, first: u64) -> usize {
+        match first.cmp(&self.first) {
+            std::cmp::Ordering::Less => usize::MAX,
+            std::cmp::Ordering::Equal => self.quota,
+            std::cmp::Ordering::Greater => 0,
+        }
+    }
+}
+
+/// The bars of groups, and the group of each tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bars {
+    group_of: BTreeMap<usize, usize>,
+    bars: Vec<Vec<Bar>>,
+}
+
+impl Bars {
+    /// The bars of a tensor: for each row, one per count that was asked for.
+    pub fn of(&self, tensor: usize) -> &[Bar] {
+        &self.bars[self.group_of[&tensor]]
+    }
+
+    /// The bars of the whole model.
+    pub fn model(&self) -> &[Bar] {
+        &self.bars[0]
+    }
+}
+
+/// What happens to values that tie with the m-th largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ties {
+    /// As many are taken as there is room for, in order of their place.
+    Cut,
+    /// All are taken.
+    Stay,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Upper,
+    Lower,
+    Equal,
+}
+
+/// One m-th largest value.
+#[derive(Debug)]
+struct Goal {
+    count: u64,
+    bucket: u32,
+    /// Keys above the bucket; later, above the bar.
+    above: u64,
+    key: u32,
+    /// Equal keys seen in blocks so far.
+    seen: u64,
+    bar: Option<Bar>,
+}
+
+#[derive(Debug, Default)]
+struct Data {
+    /// `[row][goal][digit]`.
+    counts: Vec<u64>,
+    /// `[row][element]`, of small tensors.
+    keys: Vec<u32>,
+    /// Elements of the blocks that small tensors came in.
+    block: usize,
+}
+
+#[derive(Debug)]
+struct Group {
+    rows: usize,
+    elements: u64,
+    small: bool,
+    /// `[row][goal]`.
+    goals: Vec<Goal>,
+    data: Mutex<Data>,
+}
+
+#[derive(Debug, Default)]
+struct Local {
+    keys: Vec<Vec<u32>>,
+    /// `[row][goal][digit]`, of one group.
+    counts: Vec<u64>,
+    group: usize,
+}
+
+/// Finds the bars of the m largest values of each row, for some m.
+pub struct Largest<'a> {
+    names: [&'static str; 3],
+    form: Form,
+    view: View<'a>,
+    rows: usize,
+    ties: Ties,
+    /// The key of elements that are not shown, and how many there are.
+    hidden: (u32, u64),
+    group_of: BTreeMap<usize, usize>,
+    groups: Vec<Group>,
+    locals: Vec<Mutex<Local>>,
+    stage: Stage,
+}
+
+/// What is asked of one tensor: its index, its elements, and the counts m for each row.
+pub type Asked = (usize, u64, Vec<Vec<u64>>);
+
+impl<'a> Largest<'a> {
+    /// Per tensor, exactly m values: of those that tie with the m-th, the ones that stand first.
+    pub fn per_tensor(names: [&'static str; 3], view: View<'a>, asked: Vec<Asked>, workers: usize) -> Self {
+        let group_of = asked.iter().map(|a| a.0).zip(0..).collect();
+        let groups = asked.into_iter().map(|(_, elements, counts)| Group::new(elements, &counts)).collect();
+        Self::new(names, view, (0, 0), Ties::Cut, group_of, groups, workers)
+    }
+
+    /// Over all these tensors and `hidden.1` elements of key `hidden.0` that are not shown; ties with the m-th are taken.
+    pub fn of_model(
+        names: [&'static str; 3],
+        view: View<'a>,
+        tensors: impl Iterator<Item = usize>,
+        (elements, counts): (u64, &[Vec<u64>]),
+        hidden: (u32, u64),
+        workers: usize,
+    ) -> Self {
+        let group = Group { small: false, ..Group::new(elements, counts) };
+        Self::new(names, view, hidden, Ties::Stay, tensors.map(|t| (t, 0)).collect(), vec![group], workers)
+    }
+
+    fn new(
+        names: [&'static str; 3],
+        view: View<'a>,
+        hidden: (u32, u64),
+        ties: Ties,
+        group_of: BTreeMap<usize, usize>,
+        groups: Vec<Group>,
+        workers: usize,
+    ) -> Self {
+        let rows = groups.first().map_or(0, |g| g.rows);
+        let local = || Mutex::new(Local { keys: vec![Vec::new(); rows], ..Local::default() });
+        let locals = (0..workers).map(|_| local()).collect();
+        Self { names, form: Form::TaskVectors, view, rows, ties, hidden, group_of, groups, locals, stage: Stage::Upper }
+    }
+
+    /// The same over weights instead of task vectors.
+    #[must_use]
+    pub fn over(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
+    /// Bytes that one tensor of so many elements takes, for so many counts over all rows.
+    pub fn tensor_bytes(elements: u64, counts: usize) -> usize {
+        let of_count = if elements <= SMALL_ELEMENTS { elements as usize * size_of::<u32>() } else { table_bytes() };
+        counts * (of_count + size_of::<Goal>()) + 256
+    }
+
+    /// Bytes that the whole model takes.
+    pub fn model_bytes(counts: usize) -> usize {
+        counts * table_bytes()
+    }
+
+    /// Bytes that threads take.
+    pub fn local_bytes(counts: usize, workers: usize) -> usize {
+        (workers + 1) * counts * table_bytes()
+    }
+
+    /// Adds what a thread has counted to its group.
+    fn flush(&self, local: &mut Local) {
+        if local.counts.is_empty() {
+            return;
+        }
+        let mut data = lock(&self.groups[local.group].data);
+        if data.counts.is_empty() {
+            std::mem::swap(&mut data.counts, &mut local.counts);
+        } else {
+            data.counts.iter_mut().zip(&local.counts).for_each(|(t, w)| *t += w);
+            local.counts.fill(0);
+        }
+    }
+
+    /// The counts of a thread, for this group.
+    fn counts_of<'l>(&self, local: &'l mut Local, group: usize) -> (&'l [Vec<u32>], &'l mut [u64]) {
+        if local.group != group {
+            self.flush(local);
+            local.group = group;
+        }
+        if local.counts.is_empty() {
+            local.counts = vec![0; self.groups[group].goals.len() * DIGITS];
+        }
+        (&local.keys, &mut local.counts)
+    }
+
+    fn count_upper(&self, group: usize, local: &mut Local, first: u64) {
+        let g = &self.groups[group];
+        if g.small {
+            let mut data = lock(&g.data);
+            data.keep(g.elements as usize, first as usize, &local.keys);
+            return;
+        }
+        let goals = g.goals.len() / self.rows;
+        let (keys, counts) = self.counts_of(local, group);
+        for (keys, counts) in keys.iter().zip(counts.chunks_exact_mut(goals * DIGITS)) {
+            for key in keys {
+                counts[(key >> 16) as usize] += 1;
+            }
+        }
+    }
+
+    fn count_lower(&self, group: usize, local: &mut Local) {
+        let goals = &self.groups[group].goals;
+        let per_row = goals.len() / self.rows;
+        let (keys, counts) = self.counts_of(local, group);
+        for (i, (goal, counts)) in goals.iter().zip(counts.chunks_exact_mut(DIGITS)).enumerate() {
+            if goal.bar.is_none() {
+                for key in keys[i / per_row].iter().filter(|&k| k >> 16 == goal.bucket) {
+                    counts[(key & 0xffff) as usize] += 1;
+                }
+            }
+        }
+    }
+
+    fn count_equal(&self, group: usize, local: &Local, first: u64, sums: &mut Vec<f64>) {
+        let goals = &self.groups[group].goals;
+        let per_row = goals.len() / self.rows;
+        sums.push(first as f64);
+        for (i, goal) in goals.iter().enumerate() {
+            let equal = local.keys[i / per_row].iter().filter(|&&k| k == goal.key).count();
+            sums.push(equal as f64);
+        }
+    }
+
+    fn end_upper(&mut self) {
+        let hidden = self.hidden;
+        let rows = self.rows;
+        for group in &mut self.groups {
+            let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if group.small {
+                data.sort_out(rows, &mut group.goals);
+                *data = Data::default();
+            } else if !data.counts.is_empty() {
+                let per_row = group.goals.len() / rows;
+                for (i, goal) in group.goals.iter_mut().enumerate().filter(|(_, g)| g.bar.is_none()) {
+                    let counts = &mut data.counts[i / per_row * per_row * DIGITS..][..DIGITS];
+                    let hide = (hidden.0 >> 16) as usize;
+                    counts[hide] += hidden.1;
+                    (goal.bucket, goal.above, _) = locate(counts, goal.count);
+                    counts[hide] -= hidden.1;
+                }
+                data.counts.fill(0);
+            } else {
+                // Nothing was shown: everything is hidden.
+                group.goals.iter_mut().filter(|g| g.bar.is_none()).for_each(|g| g.stay(hidden.0));
+            }
+        }
+    }
+
+    fn end_lower(&mut self) {
+        let (hidden, ties) = (self.hidden, self.ties);
+        for group in self.groups.iter_mut().filter(|g| g.goals.iter().any(|g| g.bar.is_none())) {
+            let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+            data.counts.resize(group.goals.len() * DIGITS, 0);
+            for (goal, counts) in group.goals.iter_mut().zip(data.counts.chunks_exact_mut(DIGITS)) {
+                if goal.bar.is_some() {
+                    continue;
+                }
+                if hidden.0 >> 16 == goal.bucket {
+                    counts[(hidden.0 & 0xffff) as usize] += hidden.1;
+                }
+                let (digit, above, equal) = locate(counts, goal.count - goal.above);
+                goal.above += above;
+                goal.key = goal.bucket << 16 | digit;
+                if ties == Ties::Stay || goal.count - goal.above == equal {
+                    goal.stay(goal.key);
+                }
+            }
+            *data = Data::default();
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.groups.iter().any(Group::is_open)
+    }
+}
+
+impl Group {
+    fn new(elements: u64, counts: &[Vec<u64>]) -> Self {
+        let goal = |&count: &u64| {
+            let bar = match count {
+                0 => Some(Bar::NONE),
+                n if n >= elements => Some(Bar::ALL),
+                _ => None,
+            };
+            Goal { count, bucket: 0, above: 0, key: 0, seen: 0, bar }
+        };
+        let goals: Vec<Goal> = counts.iter().flatten().map(goal).collect();
+        assert!(counts.iter().all(|c| c.len() == counts[0].len()), "rows ask for equally many counts");
+        Self { rows: counts.len(), elements, small: elements <= SMALL_ELEMENTS, goals, data: Mutex::default() }
+    }
+
+    fn is_open(&self) -> bool {
+        self.goals.iter().any(|g| g.bar.is_none())
+    }
+}
+
+impl Goal {
+    /// All keys equal to the bar's are taken.
+    fn stay(&mut self, key: u32) {
+        self.bar = Some(Bar { key, first: u64::MAX, quota: 0 });
+    }
+
+    /// Takes in the next block's number of equal keys.
+    fn see(&mut self, first: u64, equal: u64) {
+        let room = self.count - self.above;
+        if self.bar.is_none() && self.seen + equal >= room {
+            self.bar = Some(Bar { key: self.key, first, quota: (room - self.seen) as usize });
+        }
+        self.seen += equal;
+    }
+}
+
+impl Data {
+    fn keep(&mut self, elements: usize, first: usize, keys: &[Vec<u32>]) {
+        self.keys.resize(elements * keys.len(), 0);
+        if first == 0 {
+            self.block = keys[0].len();
+        }
+        for (row, keys) in self.keys.chunks_exact_mut(elements).zip(keys) {
+            row[first..first + keys.len()].copy_from_slice(keys);
+        }
+    }
+
+    /// Finds the bars of a small tensor.
+    fn sort_out(&self, rows: usize, goals: &mut [Goal]) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let per_row = goals.len() / rows;
+        for (keys, goals) in self.keys.chunks_exact(self.keys.len() / rows).zip(goals.chunks_exact_mut(per_row)) {
+            let mut sorted = keys.to_vec();
+            sorted.sort_unstable();
+            for goal in goals.iter_mut().filter(|g| g.bar.is_none()) {
+                goal.key = sorted[sorted.len() - goal.count as usize];
+                goal.above = (sorted.len() - sorted.partition_point(|&k| k <= goal.key)) as u64;
+                let equal = sorted.len() as u64 - goal.above - sorted.partition_point(|&k| k < goal.key) as u64;
+                if goal.count - goal.above == equal {
+                    goal.stay(goal.key);
+                } else {
+                    for (i, block) in keys.chunks(self.block).enumerate() {
+                        let equal = block.iter().filter(|&&k| k == goal.key).count();
+                        goal.see((i * self.block) as u64, equal as u64);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The digit of the `count`-th largest, how many values lie above it, and how many have it.
+fn locate(counts: &[u64], count: u64) -> (u32, u64, u64) {
+    let mut above = 0;
+    for (digit, &n) in counts.iter().enumerate().rev() {
+        if above + n >= count {
+            return (digit as u32, above, n);
+        }
+        above += n;
+    }
+    panic!("{above} values were counted, the {count}-th largest was asked for")
+}
+
+fn table_bytes() -> usize {
+    DIGITS * size_of::<u64>()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Statistic for Largest<'_> {
+    fn name(&self) -> &'static str {
+        self.names[self.stage as usize]
+    }
+
+    fn form(&self) -> Form {
+        self.form
+    }
+
+    fn wants(&self, tensor: usize) -> bool {
+        self.groups[self.group_of[&tensor]].is_open()
+    }
+
+    fn observe(&self, worker: usize, block: Block<'_>, sums: &mut Vec<f64>) {
+        let group = self.group_of[&block.place.tensor];
+        let local = &mut *lock(&self.locals[worker]);
+        (self.view)(&block, &mut local.keys);
+        match self.stage {
+            Stage::Upper => self.count_upper(group, local, block.place.first),
+            Stage::Lower => self.count_lower(group, local),
+            Stage::Equal => self.count_equal(group, local, block.place.first, sums),
+        }
+    }
+
+    fn fold(&mut self, tensor: usize, sums: &[f64]) {
+        let goals = &mut self.groups[self.group_of[&tensor]].goals;
+        for block in sums.chunks_exact(1 + goals.len()) {
+            goals.iter_mut().zip(&block[1..]).for_each(|(g, &equal)| g.see(block[0] as u64, equal as u64));
+        }
+    }
+
+    fn end_pass(&mut self) -> Progress {
+        for worker in 0..self.locals.len() {
+            let mut local = std::mem::take(&mut *lock(&self.locals[worker]));
+            self.flush(&mut local);
+            local.counts = Vec::new();
+            *lock(&self.locals[worker]) = local;
+        }
+        match self.stage {
+            Stage::Upper => self.end_upper(),
+            Stage::Lower => self.end_lower(),
+            Stage::Equal => assert!(!self.is_open(), "every block was shown"),
+        }
+        self.stage = if self.stage == Stage::Upper { Stage::Lower } else { Stage::Equal };
+        if self.is_open() { Progress::Again } else { Progress::Complete }
+    }
+}
+
+impl Finding for Largest<'_> {
+    fn finish(self: Box<Self>) -> Survey {
+        // A goal is open still if its tensor has no elements.
+        let bars = |g: Group| g.goals.into_iter().map(|g| g.bar.unwrap_or(Bar::ALL)).collect();
+        Survey::Bars(Bars { group_of: self.group_of, bars: self.groups.into_iter().map(bars).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Place;
+    use super::*;
+    use crate::kernel::magnitude_key;
+    use proptest::prelude::*;
+
+    const BLOCK: usize = 7;
+
+    fn magnitudes() -> View<'static> {
+        Box::new(|block, keys| {
+            for (x, keys) in block.experts.iter().zip(keys) {
+                keys.clear();
+                keys.extend(x.iter().map(|&x| magnitude_key(x)));
+            }
+        })
+    }
+
+    /// Shows all values, in blocks, to two workers in turn, as often as is wanted.
+    fn bars(mut largest: Largest<'_>, values: &[f32]) -> Vec<Bar> {
+        loop {
+            let mut sums = Vec::new();
+            for (i, block) in values.chunks(BLOCK).enumerate().filter(|_| largest.wants(0)) {
+                let experts = [block.to_vec()];
+                let place = Place { tensor: 0, name: "t", shape: &[], first: (i * BLOCK) as u64 };
+                largest.observe(i % 2, Block { place, base: &[], experts: &experts }, &mut sums);
+            }
+            largest.fold(0, &sums);
+            if largest.end_pass() == Progress::Complete {
+                break;
+            }
+        }
+        match Box::new(largest).finish() {
+            Survey::Bars(bars) => bars.of(0).to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The places of the values that clear the bar.
+    fn taken(bar: Bar, values: &[f32]) -> Vec<usize> {
+        let mut places = Vec::new();
+        for (i, block) in values.chunks(BLOCK).enumerate() {
+            let mut equals = bar.equals_in((i * BLOCK) as u64);
+            for (j, &x) in block.iter().enumerate() {
+                let key = magnitude_key(x);
+                if key > bar.key || (key == bar.key && equals > 0) {
+                    places.push(i * BLOCK + j);
+                    equals -= usize::from(key == bar.key);
+                }
+            }
+        }
+        places
+    }
+
+    fn values() -> impl Strategy<Value = Vec<f32>> {
+        prop::collection::vec(prop_oneof![Just(0.0f32), Just(0.5), Just(-0.5), -2.0..2.0f32, any::<f32>()], 1..80)
+            .prop_map(|v| v.into_iter().map(|x| if x.is_nan() { 1.0 } else { x }).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_first_m_of_a_stable_sort_are_taken(values in values(), small: bool) {
+            let mut order: Vec<usize> = (0..values.len()).collect();
+            order.sort_by(|&a, &b| values[b].abs().total_cmp(&values[a].abs()));
+            for count in 0..=values.len() {
+                let asked = vec![(0, values.len() as u64, vec![vec![count as u64, 1]])];
+                let mut largest = Largest::per_tensor(MAGNITUDES, magnitudes(), asked, 2);
+                largest.groups[0].small = small;
+                let mut want = order[..count].to_vec();
+                want.sort_unstable();
+                prop_assert_eq!(taken(bars(largest, &values)[0], &values), want);
+            }
+        }
+
+        #[test]
+        fn in_the_whole_model_ties_stay_and_hidden_zeros_count(values in values(), zeros in 0u64..9) {
+            let mut sorted: Vec<f32> = values.iter().map(|v| v.abs()).chain((0..zeros).map(|_| 0.0)).collect();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            for count in 1..sorted.len() {
+                let asked = (sorted.len() as u64, &[vec![count as u64]][..]);
+                let largest = Largest::of_model(MAGNITUDES, magnitudes(), 0..1, asked, (0, zeros), 2);
+                let want: Vec<usize> = (0..values.len()).filter(|&i| values[i].abs() >= sorted[count - 1]).collect();
+                prop_assert_eq!(taken(bars(largest, &values)[0], &values), want);
+            }
+        }
+    }
+}
