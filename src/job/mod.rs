@@ -7,7 +7,7 @@ mod scoring;
 pub use scoring::Scoring;
 
 use crate::error::{Error, Result};
-use crate::method::{Method, Model, Scene, Shown};
+use crate::method::{Method, Scene, Shown};
 use crate::pass::{Action, Copied, Cut, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::Recipe;
@@ -134,13 +134,7 @@ fn open_files(plan: &Plan, io: Io) -> Result<Files> {
 }
 
 fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {
-    let model = Model {
-        experts: plan.expert_count(),
-        elements: plan.elements(),
-        settings: &plan.settings,
-        seed: plan.options.seed,
-    };
-    (plan.recipe.method.start)(&model).map_err(|problem| Error::recipe(plan.recipe.method.name, problem))
+    (plan.recipe.method.start)(&plan.model()).map_err(|problem| Error::recipe(plan.recipe.method.name, problem))
 }
 
 /// What the mask means for each tensor: which sources are read, and what is done.

@@ -4,23 +4,34 @@
 //! block ([`Method::merge`]). Help, `taskvec methods`, recipe validation and the laws in `tests/method_laws.rs` are made
 //! from the table. LwPTV is not a method but a stage that any method can wear.
 
+mod arcee_fusion;
 mod breadcrumbs;
 mod breadcrumbs_ties;
 mod cabs;
+mod combination;
 mod dare_linear;
 mod dare_ties;
 mod della;
 mod della_linear;
+mod karcher;
 mod largest;
 mod linear;
 mod magnitude;
+mod metagpt;
+mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod parameters;
 mod random_mask;
 mod rows;
+mod sce;
 mod settings;
+mod slerp;
 mod sparse;
 mod task_arithmetic;
 mod ties;
+mod wise_ft;
 
 pub use settings::{Kind, Parameter, Scope, Settings};
 
@@ -51,6 +62,7 @@ pub struct Entry {
 
 /// Every method, by name.
 pub static METHODS: &[Entry] = &[
+    arcee_fusion::ENTRY,
     breadcrumbs::ENTRY,
     breadcrumbs_ties::ENTRY,
     cabs::ENTRY,
@@ -58,11 +70,20 @@ pub static METHODS: &[Entry] = &[
     dare_ties::ENTRY,
     della::ENTRY,
     della_linear::ENTRY,
+    karcher::ENTRY,
     linear::ENTRY,
     magnitude::ENTRY,
+    metagpt::ENTRY,
+    model_stock::ENTRY,
+    multislerp::ENTRY,
+    nearswap::ENTRY,
+    nuslerp::ENTRY,
     random_mask::ENTRY,
+    sce::ENTRY,
+    slerp::ENTRY,
     task_arithmetic::ENTRY,
     ties::ENTRY,
+    wise_ft::ENTRY,
 ];
 
 /// What a method is defined on.
@@ -103,9 +124,20 @@ pub struct Model<'a> {
     pub settings: &'a [Settings],
     /// Seed of random draws.
     pub seed: u64,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// What the method sees of the experts.
+    pub form: Form,
+    /// The expert that is the base model itself, of methods on weights.
+    pub base_expert: Option<usize>,
 }
 
 impl Model<'_> {
+    /// The two ends of a way between two models: the first is the one that `base_model` names, if it is among them.
+    fn ends(&self) -> (usize, usize) {
+        if self.base_expert == Some(1) { (1, 0) } else { (0, 1) }
+    }
+
     /// A parameter's values (one, or one per expert), which must not differ between tensors.
     fn uniform(&self, name: &str) -> Result<Vec<f64>, String> {
         let first = self.settings.first().map_or(&[][..], |s| s.get(name));

@@ -183,7 +183,8 @@ impl Plan {
         let (sources, files) = flatten(inventories);
 
         let elements = layers.iter().map(|l| l.elements).sum();
-        let model = Model { experts: recipe.experts.len(), elements, settings: &settings, seed: options.seed };
+        let form = recipe.method.basis.form(has_base);
+        let model = describe(&recipe, &options, &settings, (tensors.len(), elements), form);
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let surveys = method.surveys(&settings);
         let waves = Waves::new(&tensors, method.as_ref(), options.wave_bytes.unwrap_or(options.memory_bytes / 4));
@@ -218,6 +219,12 @@ impl Plan {
     /// The base's index among the sources.
     pub fn base(&self) -> Option<usize> {
         self.has_base.then_some(0)
+    }
+
+    /// What the method may know.
+    pub fn model(&self) -> Model<'_> {
+        let size = (self.tensors.len(), self.elements());
+        describe(&self.recipe, &self.options, &self.settings, size, self.form())
     }
 
     /// What the method sees of the experts.
@@ -300,6 +307,17 @@ impl Plan {
         }
         warnings
     }
+}
+
+fn describe<'a>(
+    recipe: &Recipe,
+    options: &Options,
+    settings: &'a [Settings],
+    (tensors, elements): (usize, u64),
+    form: Form,
+) -> Model<'a> {
+    let (experts, seed, base_expert) = (recipe.experts.len(), options.seed, recipe.base_expert());
+    Model { experts, elements, settings, seed, tensors, form, base_expert }
 }
 
 fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> String {

@@ -66,6 +66,12 @@ impl Recipe {
         }
     }
 
+    /// The expert that is the base model itself.
+    pub fn base_expert(&self) -> Option<usize> {
+        let base = self.base.as_ref()?;
+        self.experts.iter().position(|e| parse::same_path(base, &e.model))
+    }
+
     /// Checks what depends on several parts, after overrides; called when the plan is made.
     pub fn check(&self) -> Result<()> {
         let (least, most) = self.method.experts;

@@ -117,7 +117,7 @@ fn experts(
 }
 
 /// Whether two references are the same but for a trailing slash or a leading `./`.
-fn same_path(a: &str, b: &str) -> bool {
+pub(super) fn same_path(a: &str, b: &str) -> bool {
     let plain = |s: &str| s.trim_start_matches("./").trim_end_matches('/').to_owned();
     plain(a) == plain(b)
 }

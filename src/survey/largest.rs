@@ -175,6 +175,20 @@ impl<'a> Largest<'a> {
         Self { names, form: Form::TaskVectors, view, rows, ties, hidden, group_of, groups, locals, stage: Stage::Upper }
     }
 
+    /// Asks for the values of the m-th largest alone: what ties with them does not matter.
+    #[must_use]
+    pub fn values_only(mut self) -> Self {
+        self.ties = Ties::Stay;
+        for group in self.groups.iter_mut().filter(|g| g.elements > 0) {
+            group
+                .goals
+                .iter_mut()
+                .filter(|g| g.count > 0)
+                .for_each(|g| (g.count, g.bar) = (g.count.min(group.elements), None));
+        }
+        self
+    }
+
     /// The same over weights instead of task vectors.
     #[must_use]
     pub fn over(self, form: Form) -> Self {
@@ -263,12 +277,11 @@ impl<'a> Largest<'a> {
     }
 
     fn end_upper(&mut self) {
-        let hidden = self.hidden;
-        let rows = self.rows;
+        let (hidden, rows, ties) = (self.hidden, self.rows, self.ties);
         for group in &mut self.groups {
             let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
             if group.small {
-                data.sort_out(rows, &mut group.goals);
+                data.sort_out(rows, ties, &mut group.goals);
                 *data = Data::default();
             } else if !data.counts.is_empty() {
                 let per_row = group.goals.len() / rows;
@@ -363,7 +376,7 @@ impl Data {
     }
 
     /// Finds the bars of a small tensor.
-    fn sort_out(&self, rows: usize, goals: &mut [Goal]) {
+    fn sort_out(&self, rows: usize, ties: Ties, goals: &mut [Goal]) {
         if self.keys.is_empty() {
             return;
         }
@@ -375,7 +388,7 @@ impl Data {
                 goal.key = sorted[sorted.len() - goal.count as usize];
                 goal.above = (sorted.len() - sorted.partition_point(|&k| k <= goal.key)) as u64;
                 let equal = sorted.len() as u64 - goal.above - sorted.partition_point(|&k| k < goal.key) as u64;
-                if goal.count - goal.above == equal {
+                if ties == Ties::Stay || goal.count - goal.above == equal {
                     goal.stay(goal.key);
                 } else {
                     for (i, block) in keys.chunks(self.block).enumerate() {

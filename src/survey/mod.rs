@@ -80,6 +80,15 @@ impl Survey {
         }
     }
 
+    /// The sums over all tensors, added in their order.
+    pub fn total_sums(&self, width: usize) -> Vec<f64> {
+        let mut total = vec![0.0; width];
+        if let Self::Sums(sums) = self {
+            sums.values().for_each(|s| total.iter_mut().zip(s).for_each(|(t, s)| *t += s));
+        }
+        total
+    }
+
     /// The sums of a tensor that has elements.
     pub fn sums(&self, tensor: usize) -> &[f64] {
         match self {
