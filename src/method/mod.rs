@@ -9,6 +9,7 @@ mod breadcrumbs;
 mod breadcrumbs_ties;
 mod cabs;
 mod combination;
+mod consensus_ta;
 mod dare_linear;
 mod dare_ties;
 mod della;
@@ -16,6 +17,7 @@ mod della_linear;
 mod karcher;
 mod largest;
 mod linear;
+mod lines;
 mod magnitude;
 mod metagpt;
 mod model_stock;
@@ -23,12 +25,17 @@ mod multislerp;
 mod nearswap;
 mod nuslerp;
 mod parameters;
+mod passthrough;
+mod pcb;
+mod ram;
+mod ramplus_tl;
 mod random_mask;
 mod rows;
 mod sce;
 mod settings;
 mod slerp;
 mod sparse;
+mod tall_mask;
 mod task_arithmetic;
 mod ties;
 mod wise_ft;
@@ -66,21 +73,28 @@ pub static METHODS: &[Entry] = &[
     breadcrumbs::ENTRY,
     breadcrumbs_ties::ENTRY,
     cabs::ENTRY,
+    consensus_ta::ENTRY,
     dare_linear::ENTRY,
     dare_ties::ENTRY,
     della::ENTRY,
     della_linear::ENTRY,
     karcher::ENTRY,
     linear::ENTRY,
+    lines::ENTRY,
     magnitude::ENTRY,
     metagpt::ENTRY,
     model_stock::ENTRY,
     multislerp::ENTRY,
     nearswap::ENTRY,
     nuslerp::ENTRY,
+    passthrough::ENTRY,
+    pcb::ENTRY,
+    ram::ENTRY,
+    ramplus_tl::ENTRY,
     random_mask::ENTRY,
     sce::ENTRY,
     slerp::ENTRY,
+    tall_mask::ENTRY,
     task_arithmetic::ENTRY,
     ties::ENTRY,
     wise_ft::ENTRY,

@@ -72,19 +72,25 @@ pub struct Settings {
     parameters: &'static [Parameter],
     /// Per parameter: one value, or one per expert.
     values: Vec<Vec<f64>>,
+    depth: f64,
 }
 
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        self.values == other.values
+        self.values == other.values && self.depth == other.depth
     }
 }
 
 impl Settings {
-    /// `values[i]` belongs to `parameters[i]`: one value, or one per expert.
-    pub fn new(parameters: &'static [Parameter], values: Vec<Vec<f64>>) -> Self {
+    /// `values[i]` belongs to `parameters[i]`: one value, or one per expert. The tensor stands at `depth`, 0 to 1.
+    pub fn new(parameters: &'static [Parameter], values: Vec<Vec<f64>>, depth: f64) -> Self {
         assert_eq!(parameters.len(), values.len());
-        Self { parameters, values }
+        Self { parameters, values, depth }
+    }
+
+    /// Where the tensor stands in its stack of blocks: 0 in the first and outside stacks, 1 in the last.
+    pub fn depth(&self) -> f64 {
+        self.depth
     }
 
     /// All values of a parameter, if the method has it.

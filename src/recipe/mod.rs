@@ -121,7 +121,7 @@ impl Recipe {
                 Scope::Model => self.experts.iter().map(of_expert).collect::<Result<_>>()?,
             });
         }
-        let mut settings = Settings::new(self.method.parameters, values);
+        let mut settings = Settings::new(self.method.parameters, values, t);
         if let Some(lwptv) = self.lwptv.as_ref().filter(|l| l.scale_by_eta) {
             settings.multiply("weight", lwptv.eta.get());
         }
