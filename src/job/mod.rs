@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::method::{Method, Scene, Shown};
 use crate::pass::{Action, Copied, Cut, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
-use crate::recipe::Recipe;
+use crate::recipe::{Coefficients, Recipe};
 use crate::report::Report;
 use crate::sink::{Existing, Shards, Staging};
 use crate::source::{self, Files, Io, Links, PieceHash};
@@ -43,7 +43,14 @@ impl std::fmt::Debug for dyn Progress + '_ {
 }
 
 /// Reads the headers of all models (paths are relative to `folder`) and makes the plan.
-pub fn plan(recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+    if let Some(name) = &recipe.coefficients {
+        let path = folder.join(name);
+        let missing = |e| Error::InputMissing { path: path.clone(), problem: format!("the coefficients: {e}") };
+        let text = std::fs::read_to_string(&path).map_err(missing)?;
+        let coefficients = Coefficients::parse(&text, &format!("coefficients ({name})"), recipe.experts.len())?;
+        recipe.set_coefficients(&coefficients)?;
+    }
     let open = |reference: &String| source::open(reference, folder, links);
     let base = recipe.base.as_ref().map(open).transpose()?;
     let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;

@@ -177,6 +177,8 @@ impl Plan {
         let inventories: Vec<Inventory> = base.into_iter().chain(experts).collect();
         let id = identity(&recipe, &inventories, &options);
         let mut tensors = align::align(&inventories, recipe.dtype)?;
+        let floats = tensors.iter().filter(|t| t.dtype.is_float()).map(|t| t.name.as_str());
+        recipe.check_names(&floats.collect())?;
         let layers = layers::build(&mut tensors, recipe.lwptv.as_ref().map(|l| &l.layer));
         let settings = depth::settle(&mut tensors, &recipe)?;
         let shards = layout::lay_out(&mut tensors, options.shard_bytes);

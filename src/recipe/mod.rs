@@ -1,5 +1,6 @@
 //! What to merge and how: mergekit's YAML and our `lwptv` block, parsed into a [`Recipe`] that cannot be wrong.
 
+mod coefficients;
 mod flags;
 mod lwptv;
 mod node;
@@ -7,6 +8,7 @@ mod parse;
 mod setting;
 mod suggest;
 
+pub use coefficients::Coefficients;
 pub use flags::Flags;
 pub use lwptv::{LayerRule, Lwptv};
 pub use setting::Setting;
@@ -15,7 +17,7 @@ pub use suggest::unknown;
 use crate::error::{Error, Result};
 use crate::method::{Entry, Kind, Scope, Settings};
 use crate::tensor::Dtype;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A parsed recipe.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Recipe {
     pub experts: Vec<Expert>,
     /// The top-level parameters.
     pub parameters: Parameters,
+    /// A file whose coefficients become the experts' weights.
+    pub coefficients: Option<String>,
     /// The pruning stage.
     pub lwptv: Option<Lwptv>,
     /// The output dtype asked for (`out_dtype`, else `dtype`).
@@ -63,6 +67,34 @@ impl Recipe {
         match &mut self.lwptv {
             Some(lwptv) => lwptv.eta = eta,
             None => self.lwptv = Some(Lwptv::new(eta)),
+        }
+    }
+
+    /// Takes the weights of experts from a file.
+    pub fn set_coefficients(&mut self, coefficients: &Coefficients) -> Result<()> {
+        let given = self.experts.iter().any(|e| e.parameters.contains_key("weight"));
+        if given || self.parameters.contains_key("weight") {
+            return Err(Error::recipe("coefficients", "the recipe has weights too; remove one of the two"));
+        }
+        if !self.method.parameters.iter().any(|p| p.name == "weight" && p.scope == Scope::Model) {
+            let problem = format!("`{}` has no weights that they could become", self.method.name);
+            return Err(Error::recipe("coefficients", problem));
+        }
+        for (k, expert) in self.experts.iter_mut().enumerate() {
+            expert.parameters.insert("weight", coefficients.of_expert(k));
+        }
+        Ok(())
+    }
+
+    /// Fails if a table of coefficients names a tensor that is not among `names`.
+    pub fn check_names(&self, names: &BTreeSet<&str>) -> Result<()> {
+        let tables = self.experts.iter().flat_map(|e| e.parameters.values());
+        let named = tables.filter_map(|s| if let Setting::Table(by_name, _) = s { Some(by_name.keys()) } else { None });
+        match named.flatten().find(|n| !names.contains(n.as_str())) {
+            Some(name) => {
+                Err(Error::recipe("coefficients", unknown("tensor", name, &names.iter().copied().collect::<Vec<_>>())))
+            }
+            None => Ok(()),
         }
     }
 

@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "tokenizer_source",
     "tokenizer",
     "chat_template",
+    "coefficients",
     "lwptv",
 ];
 
@@ -56,8 +57,9 @@ pub fn parse(text: &str) -> Result<Recipe> {
     let dtype = field("out_dtype").or(field("dtype")).map(dtype).transpose()?;
     field("dtype").map(self::dtype).transpose()?;
     let lwptv = fields.iter().find(|(key, _)| *key == "lwptv").map(|(_, node)| Lwptv::parse(node)).transpose()?;
+    let coefficients = field("coefficients").map(|n| n.text().map(str::to_owned)).transpose()?;
     notes.dedup();
-    Ok(Recipe { text: text.to_owned(), method, base, experts, parameters, lwptv, dtype, notes })
+    Ok(Recipe { text: text.to_owned(), method, base, experts, parameters, coefficients, lwptv, dtype, notes })
 }
 
 fn refuse_what_is_not_there_yet<'a, 'b: 'a>(field: &impl Fn(&str) -> Option<&'a Node<'b>>) -> Result<()> {

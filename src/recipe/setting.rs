@@ -6,6 +6,7 @@
 use super::node::{Node, Value};
 use crate::error::Result;
 use crate::method::Kind;
+use std::collections::BTreeMap;
 
 /// A parameter's value as written.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub enum Setting {
     Steps(Vec<f64>),
     /// The first whose filter (a part of the name; `None` matches all) holds.
     Filters(Vec<(Option<String>, Setting)>),
+    /// By the tensor's whole name, and for tensors that are not named.
+    Table(BTreeMap<String, f64>, Option<f64>),
 }
 
 impl Setting {
@@ -49,6 +52,7 @@ impl Setting {
                     |filter: &Option<String>| filter.as_ref().is_none_or(|f| f == "*" || name.contains(f.as_str()));
                 list.iter().find(|(filter, _)| holds(filter)).and_then(|(_, setting)| setting.at(name, t))
             }
+            Self::Table(by_name, default) => by_name.get(name).copied().or(*default),
         }
     }
 
@@ -68,6 +72,7 @@ impl Setting {
                 let entries: Vec<_> = list.iter().map(|(f, s)| serde_json::json!([f, s.canonical(kind)])).collect();
                 serde_json::json!({ "filters": entries })
             }
+            Self::Table(by_name, default) => serde_json::json!({ "tensors": by_name, "default": default }),
         }
     }
 }
