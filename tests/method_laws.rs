@@ -47,7 +47,7 @@ fn models_of(method: &Entry) -> &'static [&'static str] {
 }
 
 /// A recipe that gives every required parameter a sensible value, and those of `set` theirs.
-fn recipe(method: &Entry, eta: Option<f64>, set: &[(&str, &str)]) -> Recipe {
+fn recipe(method: &Entry, lwptv: Option<&str>, set: &[(&str, &str)]) -> Recipe {
     let chosen = |p: &Parameter| match (set.iter().find(|(name, _)| *name == p.name), p.default, p.kind) {
         (Some((_, value)), ..) => Some((*value).to_owned()),
         (None, Some(_), _) if p.name != "density" => None,
@@ -63,11 +63,11 @@ fn recipe(method: &Entry, eta: Option<f64>, set: &[(&str, &str)]) -> Recipe {
     for name in models_of(method) {
         text += &format!("- {{model: ./{name}.safetensors, parameters: {{{}}}}}\n", list(Scope::Model));
     }
-    if method.basis != Basis::Weights || eta.is_some() {
+    if method.basis != Basis::Weights || lwptv.is_some() {
         text += "base_model: ./base.safetensors\n";
     }
-    if let Some(eta) = eta {
-        text += &format!("lwptv: {{eta: {eta}}}\n");
+    if let Some(lwptv) = lwptv {
+        text += &format!("lwptv: {{{lwptv}}}\n");
     }
     Recipe::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}"))
 }
@@ -81,28 +81,28 @@ fn output(recipe: Recipe, folder: &Path, options: Options, io: Io) -> Vec<u8> {
 }
 
 /// Runs `law` for every method, alone and under LwPTV.
-fn every_method(step: f32, law: impl Fn(&'static Entry, Option<f64>, &Path)) {
+fn every_method(step: f32, law: impl Fn(&'static Entry, Option<&str>, &Path)) {
     let root = tempfile::tempdir().unwrap();
     family(root.path(), step);
     for method in METHODS {
         // LwPTV compares experts: it needs two.
-        let etas: &[Option<f64>] = if models_of(method).len() > 1 { &[None, Some(0.4)] } else { &[None] };
-        for &eta in etas {
-            law(method, eta, root.path());
+        let blocks = [None, Some("eta: 0.4"), Some("eta: 0.4, layer: element")];
+        for &lwptv in if models_of(method).len() > 1 { &blocks[..] } else { &blocks[..1] } {
+            law(method, lwptv, root.path());
         }
     }
 }
 
 #[test]
 fn bytes_do_not_depend_on_threads_tiles_waves_io_or_budget() {
-    every_method(0.5, |method, eta, folder| {
-        let plain = output(recipe(method, eta, &[]), folder, options(), Io::Mmap);
-        for threads in [1, 2, 3, 8] {
+    every_method(0.5, |method, lwptv, folder| {
+        let plain = output(recipe(method, lwptv, &[]), folder, options(), Io::Mmap);
+        for threads in [1, 3, 8] {
             for tile in [4096, 65_536, (1 << 20) + 1] {
                 for (io, memory_bytes, wave_bytes) in [(Io::Mmap, 1 << 30, None), (Io::Pread, 256 << 20, Some(1))] {
                     let options = Options { threads, tile_elements: Some(tile), memory_bytes, wave_bytes, ..options() };
-                    let same = output(recipe(method, eta, &[]), folder, options, io) == plain;
-                    assert!(same, "{} {eta:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
+                    let same = output(recipe(method, lwptv, &[]), folder, options, io) == plain;
+                    assert!(same, "{} {lwptv:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
                 }
             }
         }
@@ -111,13 +111,13 @@ fn bytes_do_not_depend_on_threads_tiles_waves_io_or_budget() {
 
 #[test]
 fn experts_equal_to_the_base_give_the_base() {
-    every_method(0.0, |method, eta, folder| {
+    every_method(0.0, |method, lwptv, folder| {
         let base = Model::read(&folder.join("base.safetensors"));
-        std::fs::write(folder.join("m.safetensors"), output(recipe(method, eta, &[]), folder, options(), Io::Mmap))
+        std::fs::write(folder.join("m.safetensors"), output(recipe(method, lwptv, &[]), folder, options(), Io::Mmap))
             .unwrap();
         let merged = Model::read(&folder.join("m.safetensors"));
         if method.basis == Basis::TaskVectors {
-            assert_eq!(merged, base, "{} {eta:?}", method.name);
+            assert_eq!(merged, base, "{} {lwptv:?}", method.name);
         } else {
             assert_close(&merged, &base, method.name);
         }
@@ -126,28 +126,27 @@ fn experts_equal_to_the_base_give_the_base() {
 
 #[test]
 fn lambda_zero_gives_the_base() {
-    every_method(0.5, |method, eta, folder| {
+    every_method(0.5, |method, lwptv, folder| {
         if method.parameters.iter().any(|p| p.name == "lambda") {
             std::fs::write(
                 folder.join("m.safetensors"),
-                output(recipe(method, eta, &[("lambda", "0")]), folder, options(), Io::Mmap),
+                output(recipe(method, lwptv, &[("lambda", "0")]), folder, options(), Io::Mmap),
             )
             .unwrap();
             let base = Model::read(&folder.join("base.safetensors"));
-            assert_eq!(Model::read(&folder.join("m.safetensors")), base, "{} {eta:?}", method.name);
+            assert_eq!(Model::read(&folder.join("m.safetensors")), base, "{} {lwptv:?}", method.name);
         }
     });
 }
 
 #[test]
 fn eta_one_gives_the_base_and_eta_zero_the_merge_without_lwptv() {
-    every_method(0.5, |method, eta, folder| {
-        if eta.is_none() {
-            return;
-        }
-        let merged = |eta| output(recipe(method, eta, &[]), folder, options(), Io::Mmap);
-        assert_eq!(merged(Some(0.0)), merged(None), "{}", method.name);
-        std::fs::write(folder.join("m.safetensors"), merged(Some(1.0))).unwrap();
+    every_method(0.5, |method, lwptv, folder| {
+        let Some(lwptv) = lwptv else { return };
+        let merged = |lwptv| output(recipe(method, lwptv, &[]), folder, options(), Io::Mmap);
+        let (all, none) = (lwptv.replace("0.4", "0"), lwptv.replace("0.4", "1"));
+        assert!(merged(Some(&all)) == merged(None), "{} {all}", method.name);
+        std::fs::write(folder.join("m.safetensors"), merged(Some(&none))).unwrap();
         assert_eq!(
             Model::read(&folder.join("m.safetensors")),
             Model::read(&folder.join("base.safetensors")),
@@ -159,14 +158,14 @@ fn eta_one_gives_the_base_and_eta_zero_the_merge_without_lwptv() {
 
 #[test]
 fn a_nan_in_any_input_is_refused_by_every_method() {
-    every_method(0.5, |method, eta, folder| {
+    every_method(0.5, |method, lwptv, folder| {
         let models = models_of(method);
         let seed = models.len().min(2);
         let name = format!("{}.safetensors", models[seed - 1]);
         let mut poisoned = model(seed as u64, 0.5);
         poisoned.tensors[8].bytes[4000..4004].copy_from_slice(&f32::NAN.to_le_bytes());
         poisoned.write(&folder.join(&name));
-        let failed = merge(recipe(method, eta, &[]), folder, &folder.join("out"), options(), Io::Mmap).unwrap_err();
+        let failed = merge(recipe(method, lwptv, &[]), folder, &folder.join("out"), options(), Io::Mmap).unwrap_err();
         assert!(
             failed.to_string().contains(&format!("{name}: tensor `model.layers.8.weight`: element 1000 is NaN")),
             "{failed}"

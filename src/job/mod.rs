@@ -69,6 +69,10 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
 
 /// Pass 1 alone: scores, thresholds and masks.
 pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
+    if plan.prunes_elements() {
+        let problem = "elements have no table of scores; use layer: tensor to see where saliency lies";
+        return Err(Error::recipe("lwptv.layer", problem));
+    }
     check_memory(plan)?;
     let files = open_files(plan, run.io)?;
     let engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
@@ -89,6 +93,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
     let scoring = Scoring::gather(plan, &engine)?;
+    engine.set_elements(scoring.elements.clone());
     let (works, actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
     let mut runs = scoring.runs.clone();
@@ -160,7 +165,11 @@ fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
             }
             (Some(layer), mask) => {
                 let takes = |s: &usize| mask.as_ref().is_none_or(|m| m.takes(layer, s - first));
-                let reason = if mask.is_some() { Reason::Kept } else { Reason::NoPruning };
+                let reason = match mask {
+                    Some(_) => Reason::Kept,
+                    None if scoring.elements.is_some() => Reason::Elements,
+                    None => Reason::NoPruning,
+                };
                 (Copied::No, reason, base.into_iter().chain(plan.experts().filter(takes)).collect())
             }
         };

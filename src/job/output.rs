@@ -96,7 +96,7 @@ impl Made<'_> {
             inputs: self.inputs(),
             settings,
             layers: self.scoring.layers(plan),
-            thresholds: self.scoring.mask.iter().flat_map(|m| m.thresholds.iter().map(|t| t.value())).collect(),
+            thresholds: self.scoring.thresholds.iter().map(|t| t.value()).collect(),
             tensors: self.tensors(),
             outputs,
             run: RunReport {
@@ -165,6 +165,7 @@ fn describe(action: Action) -> (TensorAction, &'static str) {
     match (action.reason, action.copied) {
         (Reason::NoPruning, _) => (TensorAction::Merged, "no lwptv stage: every float tensor is merged"),
         (Reason::Kept, _) => (TensorAction::Merged, "the shared mask keeps its layer"),
+        (Reason::Elements, _) => (TensorAction::Merged, "elements are kept or pruned one by one (PwPTV)"),
         (Reason::Pruned, Copied::Cast) => {
             (TensorAction::Pruned, "the shared mask prunes its layer: the base's values in the output's dtype")
         }

@@ -1,44 +1,117 @@
 //! The LwPTV stage: pass 1, scores, thresholds, masks.
 
 use crate::error::Result;
-use crate::mask::Mask;
-use crate::pass::{Cut, Engine, PassRun, Work};
+use crate::mask::{Consensus, Mask, Threshold};
+use crate::pass::{Cut, Elements, Engine, PassRun, Work};
 use crate::plan::{Layer, Plan};
-use crate::survey::{Saliency, Score, random_score};
+use crate::recipe::Lwptv;
+use crate::survey::{Block, Finding as _, Form, Largest, Saliency, Score, random_score};
+use crate::{kernel, survey};
+
+/// Names of the passes that rank elements.
+const ELEMENTS: [&str; 3] = ["element scores, upper digit", "element scores, lower digit", "element scores"];
 
 /// What pass 1 found; empty without LwPTV.
 #[derive(Debug)]
 pub struct Scoring {
     /// `[layer][task]`.
     pub scores: Vec<Vec<f64>>,
-    /// `None` without LwPTV.
+    /// `None` without LwPTV, and where elements are pruned one by one.
     pub mask: Option<Mask>,
+    /// The tasks' thresholds.
+    pub thresholds: Vec<Threshold>,
     /// What it cost.
     pub runs: Vec<PassRun>,
     /// By source: whether its float tensors have been read, and hashed if hashing is on.
     pub(super) hashed: Vec<bool>,
+    /// Which elements are kept, where they are pruned one by one.
+    pub(super) elements: Option<Elements>,
 }
 
 impl Scoring {
     pub(super) fn gather(plan: &Plan, engine: &Engine<'_>) -> Result<Self> {
-        let mut none =
-            Self { scores: Vec::new(), mask: None, runs: Vec::new(), hashed: vec![false; plan.sources.len()] };
-        let Some(lwptv) = &plan.recipe.lwptv else { return Ok(none) };
+        let mut found = Self {
+            scores: Vec::new(),
+            mask: None,
+            thresholds: Vec::new(),
+            runs: Vec::new(),
+            hashed: vec![false; plan.sources.len()],
+            elements: None,
+        };
+        match &plan.recipe.lwptv {
+            None => {}
+            Some(lwptv) if plan.prunes_elements() => found.rank_elements(plan, lwptv, engine)?,
+            Some(lwptv) => found.score_layers(plan, lwptv, engine)?,
+        }
+        Ok(found)
+    }
+
+    fn score_layers(&mut self, plan: &Plan, lwptv: &Lwptv, engine: &Engine<'_>) -> Result<()> {
         let tasks = plan.expert_count();
         if lwptv.score == Score::Random {
             let of_layer = |l: &Layer| (0..tasks).map(|k| random_score(plan.options.seed, k, &l.name)).collect();
-            none.scores = plan.layers.iter().map(of_layer).collect();
+            self.scores = plan.layers.iter().map(of_layer).collect();
         } else {
-            let sources = if lwptv.score == Score::Saliency { plan.experts() } else { 0..plan.sources.len() };
-            sources.clone().for_each(|s| none.hashed[s] = true);
-            let floats = (0..plan.tensors.len()).filter(|&t| plan.tensors[t].layer.is_some());
-            let works: Vec<Work> = floats.map(|tensor| Work { tensor, sources: sources.clone().collect() }).collect();
+            let works = works(plan, lwptv.score);
+            works.iter().flat_map(|w| &w.sources).for_each(|&s| self.hashed[s] = true);
             let mut saliency = Saliency::new(lwptv.score, tasks, plan.tensors.len());
-            none.runs = engine.survey(&works, &mut saliency, Cut::Sums, &none.hashed)?;
+            self.runs = engine.survey(&works, &mut saliency, Cut::Sums, &self.hashed)?;
             let mean = |l: &Layer, k| saliency.mean(k, l.tensors.iter().map(|&t| (t, plan.tensors[t].elements)));
-            none.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
+            self.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
         }
-        none.mask = Some(Mask::new(&none.scores, tasks, lwptv.eta, lwptv.rank_base, lwptv.consensus));
-        Ok(none)
+        let mask = Mask::new(&self.scores, tasks, lwptv.eta, lwptv.rank_base, lwptv.consensus);
+        self.thresholds.clone_from(&mask.thresholds);
+        self.mask = Some(mask);
+        Ok(())
     }
+
+    /// The exact threshold of each task over all elements (PwPTV).
+    fn rank_elements(&mut self, plan: &Plan, lwptv: &Lwptv, engine: &Engine<'_>) -> Result<()> {
+        let tasks = plan.expert_count();
+        // Saliency is ranked at its kernel's scale: K times eq. 5.
+        let scale = if lwptv.score == Score::Saliency { tasks as f64 } else { 1.0 };
+        let (value, bound) = match Threshold::place(plan.elements(), lwptv.eta, lwptv.rank_base) {
+            Err(Threshold::KeepNone) => (Vec::new(), f32::INFINITY),
+            Err(_) => (Vec::new(), f32::NEG_INFINITY),
+            Ok(place) => (self.element_thresholds(plan, lwptv.score, place, engine)?, 0.0),
+        };
+        let all_or_none = if bound > 0.0 { Threshold::KeepNone } else { Threshold::KeepAll };
+        let above = |k| value.get(k).map_or(all_or_none, |&v| Threshold::Above(f64::from(v) / scale));
+        self.thresholds = (0..tasks).map(above).collect();
+        let thresholds = (0..tasks).map(|k| value.get(k).copied().unwrap_or(bound)).collect();
+        let shared = lwptv.consensus == Consensus::Or;
+        self.elements = Some(Elements { score: lwptv.score, thresholds, shared });
+        Ok(())
+    }
+
+    /// For each task the score at this place, from the smallest, from 0.
+    fn element_thresholds(&mut self, plan: &Plan, score: Score, place: u64, engine: &Engine<'_>) -> Result<Vec<f32>> {
+        let works = works(plan, score);
+        let rows = vec![vec![plan.elements() - place]; plan.expert_count()];
+        let view = move |block: &Block<'_>, keys: &mut [Vec<u32>]| {
+            let mut scores = vec![Vec::new(); keys.len()];
+            match score {
+                Score::Magnitude => scores.clone_from_slice(block.experts),
+                Score::Saliency | Score::Random => kernel::element_deviations(block.experts, &mut scores),
+            }
+            for (scores, keys) in scores.iter().zip(keys) {
+                keys.clear();
+                keys.extend(scores.iter().map(|&s| kernel::magnitude_key(s)));
+            }
+        };
+        let form = if score == Score::Magnitude { Form::TaskVectors } else { Form::Weights };
+        let (tensors, asked) = (works.iter().map(|w| w.tensor), (plan.elements(), &rows[..]));
+        let largest = Largest::of_model(ELEMENTS, Box::new(view), tensors, asked, (0, 0), plan.options.threads);
+        let mut largest = Box::new(largest.values_only().over(form));
+        self.runs = engine.survey(&works, largest.as_mut(), Cut::Sums, &vec![false; plan.sources.len()])?;
+        let found: survey::Survey = largest.finish();
+        Ok(found.bars().model().iter().map(|bar| kernel::magnitude_of_key(bar.key)).collect())
+    }
+}
+
+/// Every float tensor, over the sources that the score reads.
+fn works(plan: &Plan, score: Score) -> Vec<Work> {
+    let sources = if score == Score::Saliency { plan.experts() } else { 0..plan.sources.len() };
+    let floats = (0..plan.tensors.len()).filter(|&t| plan.tensors[t].layer.is_some());
+    floats.map(|tensor| Work { tensor, sources: sources.clone().collect() }).collect()
 }

@@ -58,20 +58,28 @@ pub enum Threshold {
 impl Threshold {
     /// The threshold of one task with these scores (one per layer, any order).
     pub fn of(scores: &[f64], eta: Eta, rank_base: RankBase) -> Self {
+        let sorted = |place: u64| {
+            let mut sorted = scores.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            Self::Above(sorted[place as usize])
+        };
+        Self::place(scores.len() as u64, eta, rank_base).map_or_else(|all_or_none| all_or_none, sorted)
+    }
+
+    /// The place of the threshold among so many scores, from the smallest, from 0; or the threshold, if it is no score.
+    pub fn place(scores: u64, eta: Eta, rank_base: RankBase) -> Result<u64, Self> {
         // floor of the f64 product, as every research code computes it (methods.md 1.4).
-        let rank = (scores.len() as f64 * eta.get()).floor() as usize;
-        let index = match rank_base {
+        let rank = (scores as f64 * eta.get()).floor() as u64;
+        let place = match rank_base {
             _ if eta.get() == 0.0 => None,
             RankBase::Zero => Some(rank),
             RankBase::One => rank.checked_sub(1),
         };
-        let Some(index) = index else { return Self::KeepAll };
-        if index >= scores.len() || eta.get() == 1.0 {
-            return Self::KeepNone;
+        match place {
+            None => Err(Self::KeepAll),
+            Some(place) if place >= scores || eta.get() == 1.0 => Err(Self::KeepNone),
+            Some(place) => Ok(place),
         }
-        let mut sorted = scores.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        Self::Above(sorted[index])
     }
 
     /// Whether a layer with this score is kept.

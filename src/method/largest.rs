@@ -19,11 +19,6 @@ pub fn magnitude_bars_of_model(scene: Scene<'_>, counts: Vec<u64>) -> Largest<'_
     Largest::of_model(MAGNITUDES, magnitudes(), tensors, (scene.elements, &rows), hidden, scene.workers)
 }
 
-/// Bytes that a ranking of the whole model keeps, `counts` over all experts.
-pub fn model_bytes(counts: usize, workers: usize) -> usize {
-    Largest::model_bytes(counts) + Largest::local_bytes(counts, workers)
-}
-
 /// Keeps the values that clear the bar in the block that starts at `first`, and makes the others 0.
 pub fn keep_largest(bar: Bar, first: u64, x: &mut [f32]) {
     kernel::keep_above(kernel::magnitude_of_key(bar.key), bar.equals_in(first), x);

@@ -178,7 +178,7 @@ impl Method for Pcb {
     }
 
     fn resident_bytes(&self, workers: usize) -> usize {
-        super::largest::model_bytes(2 * self.density.len(), workers)
+        Largest::resident_bytes(2 * self.density.len(), workers)
     }
 
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {

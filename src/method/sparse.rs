@@ -2,7 +2,7 @@
 //!
 //! Per expert: sparsify, rescale, multiply by the weight. Then an election, or none; the sum; normalize; lambda; the base.
 
-use super::largest::{keep_largest, magnitude_bars, magnitude_bars_of_model, model_bytes};
+use super::largest::{keep_largest, magnitude_bars, magnitude_bars_of_model};
 use super::parameters::RESCALES;
 use super::rows::{Rows, row_elements};
 use super::ties::MERGES;
@@ -189,7 +189,7 @@ impl Method for Sparse {
         match self.sparsifier {
             Sparsifier::Random | Sparsifier::RandomByRank => 0,
             Sparsifier::Magnitude | Sparsifier::Inliers => Largest::local_bytes(counts, workers),
-            Sparsifier::MagnitudeOfModel => model_bytes(counts, workers),
+            Sparsifier::MagnitudeOfModel => Largest::resident_bytes(counts, workers),
         }
     }
 

@@ -1,11 +1,11 @@
 //! TIES merging (arXiv 2306.01708): trimmed per tensor, as mergekit does, or over the whole model, as the authors do.
 
-use super::largest::{magnitude_bars_of_model, model_bytes};
+use super::largest::magnitude_bars_of_model;
 use super::parameters::{LAMBDA, NORMALIZE, RESCALE_OFF, SCOPE};
 use super::sparse::{Join, Sparse, Sparsifier};
 use super::{Basis, Entry, Kind, Method, Model, Parameter, Scene, Scope, Settings, Tile};
 use crate::kernel;
-use crate::survey::{Finding, Majority, Survey};
+use crate::survey::{Finding, Largest, Majority, Survey};
 
 /// Words of `merge`.
 pub const MERGES: &[&str] = &["disjoint_mean", "disjoint_sum", "disjoint_max"];
@@ -89,7 +89,7 @@ impl Method for Ties {
     }
 
     fn resident_bytes(&self, workers: usize) -> usize {
-        model_bytes(self.density.len(), workers)
+        Largest::resident_bytes(self.density.len(), workers)
     }
 
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {

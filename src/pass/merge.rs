@@ -48,6 +48,8 @@ pub enum Reason {
     NoPruning,
     /// The mask keeps its layer.
     Kept,
+    /// Its elements are kept or pruned one by one.
+    Elements,
     /// The mask prunes its layer.
     Pruned,
     /// It holds integers or bools.
@@ -215,6 +217,9 @@ impl Engine<'_> {
                     let tile =
                         method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
                     merge.method.merge(settings, merge.done, tile, out);
+                    if self.elements.is_some() {
+                        scratch.kept.restore(&scratch.base, out);
+                    }
                     Ok(())
                 };
                 self.compute_tile(t, tile, output, merge_block, |stored| {

@@ -1,6 +1,7 @@
 //! The engine: the only threads and channels. It reads, computes and writes side by side, in jobs of a few mebibytes,
 //! under a byte budget, and knows no method: a pass either feeds a statistic or merges.
 
+mod elements;
 mod job;
 mod merge;
 mod pipeline;
@@ -9,6 +10,7 @@ mod scratch;
 mod survey;
 mod window;
 
+pub use elements::Elements;
 pub use job::{Cut, Source, Work};
 pub use merge::{Action, Copied, Merge, Outcome, Reason, Target};
 pub use progress::{Progress, Silent, Stop};
@@ -49,6 +51,8 @@ pub struct Engine<'a> {
     stop: &'a Stop,
     /// One per file, if inputs are hashed.
     hashes: Option<Vec<PieceHash>>,
+    /// Which elements are kept, if they are pruned one by one.
+    elements: Option<Elements>,
 }
 
 impl<'a> Engine<'a> {
@@ -67,7 +71,12 @@ impl<'a> Engine<'a> {
             .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", plan.options.threads)))?;
         let hashes = hash_inputs.then(|| plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect());
         let window = Window::new(plan.budget.window_bytes);
-        Ok(Self { plan, files, pool, window, progress, stop, hashes })
+        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None })
+    }
+
+    /// Prunes elements from all that is read from now on.
+    pub fn set_elements(&mut self, elements: Option<Elements>) {
+        self.elements = elements;
     }
 
     /// Ends input hashing: reads what no pass has read (headers, copied tensors) and returns one hash per file.

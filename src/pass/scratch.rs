@@ -1,5 +1,6 @@
 //! One compute thread's buffers, and the step from tile bytes to blocks of `f32`.
 
+use super::elements::Kept;
 use super::job::{Tile, Work, range};
 use super::{Engine, Source};
 use crate::error::{Error, Result};
@@ -15,12 +16,13 @@ use std::ops::Range;
 pub struct Scratch {
     pub base: Vec<f32>,
     pub experts: Vec<Vec<f32>>,
+    pub kept: Kept,
 }
 
 impl Scratch {
     pub fn new(experts: usize) -> Self {
         let block = || Vec::with_capacity(BLOCK_ELEMENTS);
-        Self { base: block(), experts: (0..experts).map(|_| block()).collect() }
+        Self { base: block(), experts: (0..experts).map(|_| block()).collect(), kept: Kept::default() }
     }
 }
 
@@ -102,7 +104,8 @@ impl<'a> Spans<'a> {
     ) -> Result<()> {
         scratch.base.clear();
         let plan = self.engine.plan;
-        if let Some(base) = plan.base().filter(|_| with_base || form == Form::TaskVectors) {
+        let elements = self.engine.elements.as_ref();
+        if let Some(base) = plan.base().filter(|_| with_base || form == Form::TaskVectors || elements.is_some()) {
             self.decode(base, block, &mut scratch.base)?;
         }
         for (source, x) in plan.experts().zip(&mut scratch.experts) {
@@ -114,14 +117,24 @@ impl<'a> Spans<'a> {
                 }
             }
             match form {
-                Form::Weights if read => {}
+                _ if read => {}
                 Form::Weights => x.clone_from(&scratch.base),
-                Form::TaskVectors if read => kernel::delta(&scratch.base, x),
                 Form::TaskVectors => {
                     x.clear();
                     x.resize(block.len(), 0.0);
                 }
             }
+        }
+        if let Some(elements) = elements {
+            elements.judge(&scratch.base, &scratch.experts, &mut scratch.kept);
+        }
+        if form == Form::TaskVectors {
+            let read = plan.experts().map(|s| self.work.sources.contains(&s));
+            let taken = scratch.experts.iter_mut().zip(read).filter(|(_, read)| *read);
+            taken.for_each(|(x, _)| kernel::delta(&scratch.base, x));
+        }
+        if let Some(elements) = elements {
+            elements.prune(&scratch.kept, form, &scratch.base, &mut scratch.experts);
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ fn push(layers: &mut Vec<Layer>, name: String) -> usize {
 
 fn group(rule: &LayerRule, name: &str) -> Option<String> {
     match rule {
-        LayerRule::Tensor => None,
+        LayerRule::Tensor | LayerRule::Element => None,
         LayerRule::Block => position(name).map(|p| format!("{}.{}", p.stack, p.index)),
         LayerRule::Pattern(regex) => regex.captures(name).and_then(|c| c.get(1)).map(|m| m.as_str().to_owned()),
     }

@@ -18,8 +18,8 @@ pub use waves::Waves;
 use crate::error::{Error, Result};
 use crate::limits::{MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
 use crate::method::{Model, Settings};
-use crate::recipe::Recipe;
-use crate::survey::{Form, Score};
+use crate::recipe::{LayerRule, Recipe};
+use crate::survey::{Form, Largest, Score};
 use crate::tensor::{Dtype, Inventory};
 use std::path::PathBuf;
 
@@ -190,7 +190,9 @@ impl Plan {
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let surveys = method.surveys(&settings);
         let waves = Waves::new(&tensors, method.as_ref(), options.wave_bytes.unwrap_or(options.memory_bytes / 4));
-        let resident = method.resident_bytes(options.threads) + waves.bytes;
+        let elements_pruned = recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element));
+        let ranking = if elements_pruned { Largest::resident_bytes(recipe.experts.len(), options.threads) } else { 0 };
+        let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking);
         for t in &mut tensors {
             t.block_elements = budget::block_elements(method.unit(&t.shape), t.elements);
         }
@@ -234,6 +236,11 @@ impl Plan {
         self.recipe.method.basis.form(self.has_base)
     }
 
+    /// Whether LwPTV prunes single elements.
+    pub fn prunes_elements(&self) -> bool {
+        self.recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element))
+    }
+
     /// The sources of the experts.
     pub fn experts(&self) -> std::ops::Range<usize> {
         usize::from(self.has_base)..self.sources.len()
@@ -272,8 +279,10 @@ impl Plan {
             Score::Magnitude => 0..self.sources.len(),
             Score::Random => return None,
         };
+        // Elements are ranked by two digits.
+        let reads = if self.prunes_elements() { 2 } else { 1 };
         let floats = self.tensors.iter().filter(|t| t.layer.is_some());
-        Some(floats.map(|t| sources.clone().map(|s| t.source_bytes(s)).sum::<u64>()).sum())
+        Some(reads * floats.map(|t| sources.clone().map(|s| t.source_bytes(s)).sum::<u64>()).sum::<u64>())
     }
 
     /// Elements of a tile whose elements take `element_bytes` in all, in whole blocks of `block` elements.

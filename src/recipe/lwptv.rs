@@ -33,6 +33,8 @@ pub enum LayerRule {
     Block,
     /// Tensors for which capture group 1 is the same; those that do not match are layers of their own.
     Pattern(Regex),
+    /// Each element by itself (PwPTV, appendix B.10).
+    Element,
 }
 
 const KEYS: &[&str] = &["eta", "layer", "score", "consensus", "rank_base", "scale_by_eta"];
@@ -102,6 +104,7 @@ impl LayerRule {
             Self::Tensor => "tensor".into(),
             Self::Block => "block".into(),
             Self::Pattern(regex) => format!("regex {regex}"),
+            Self::Element => "element".into(),
         }
     }
 }
@@ -110,7 +113,7 @@ fn layer(node: &Node<'_>) -> Result<LayerRule> {
     if let Value::Map(_) = node.value {
         let entries = node.map()?;
         let [("regex", pattern)] = entries.as_slice() else {
-            return Err(node.error("expected tensor, block or {regex: \"...\"}"));
+            return Err(node.error("expected tensor, block, element or {regex: \"...\"}"));
         };
         let regex = Regex::new(pattern.text()?).map_err(|e| pattern.error(format!("not a regular expression: {e}")))?;
         if regex.captures_len() < 2 {
@@ -121,10 +124,8 @@ fn layer(node: &Node<'_>) -> Result<LayerRule> {
     match node.text()? {
         "tensor" => Ok(LayerRule::Tensor),
         "block" => Ok(LayerRule::Block),
-        "element" => {
-            Err(node.error("PwPTV (layer: element) is not in this version; use tensor, block or {regex: \"...\"}"))
-        }
-        word => Err(node.error(unknown("layer", word, &["tensor", "block"]))),
+        "element" => Ok(LayerRule::Element),
+        word => Err(node.error(unknown("layer", word, &["tensor", "block", "element"]))),
     }
 }
 

@@ -16,6 +16,7 @@ pub use suggest::unknown;
 
 use crate::error::{Error, Result};
 use crate::method::{Entry, Kind, Scope, Settings};
+use crate::survey::Score;
 use crate::tensor::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,6 +127,10 @@ impl Recipe {
             let problem =
                 "with one expert every score of eq. 5 is 0, so every layer would be pruned; add experts, or drop lwptv";
             return Err(Error::recipe("models", format!("lwptv needs at least two experts: {problem}")));
+        }
+        if lwptv.score == Score::Random && matches!(lwptv.layer, LayerRule::Element) {
+            let problem = "single elements have no random score; use merge_method random_mask";
+            return Err(Error::recipe("lwptv.score", problem));
         }
         if lwptv.scale_by_eta && !self.method.parameters.iter().any(|p| p.name == "weight") {
             let problem = format!("`{}` has no weights to scale", self.method.name);

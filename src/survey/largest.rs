@@ -3,7 +3,7 @@
 //! Values are ranked by 32-bit keys. The first pass counts upper digits, which tells the bucket of the m-th largest; the
 //! second counts lower digits inside that bucket. Where more values tie with the m-th than there is room for, a third pass
 //! over these tensors finds the place up to which they are taken. Tensors of few elements are kept and sorted instead:
-//! one pass. Memory: [`Largest::tensor_bytes`] for each tensor (or the model), [`Largest::local_bytes`] for the threads.
+//! one pass. Memory: [`Largest::tensor_bytes`] for each tensor and [`Largest::local_bytes`] for the threads, or [`Largest::resident_bytes`].
 
 use super::{Block, Finding, Form, Progress, Statistic, Survey};
 use std::collections::BTreeMap;
@@ -201,9 +201,9 @@ impl<'a> Largest<'a> {
         counts * (of_count + size_of::<Goal>()) + 256
     }
 
-    /// Bytes that the whole model takes.
-    pub fn model_bytes(counts: usize) -> usize {
-        counts * table_bytes()
+    /// Bytes that the whole model and threads take.
+    pub fn resident_bytes(counts: usize, workers: usize) -> usize {
+        counts * table_bytes() + Self::local_bytes(counts, workers)
     }
 
     /// Bytes that threads take.
