@@ -253,6 +253,9 @@ pub struct MethodsArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Print docs/methods.md.
+    #[arg(long, conflicts_with_all = ["name", "json"])]
+    pub markdown: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,9 @@ pub fn methods(args: &MethodsArgs) -> Outcome {
             vec![method::find(name).ok_or_else(|| Error::Usage(unknown("method", name, &names)))?]
         }
     };
+    if args.markdown {
+        return print::out(method::document().trim_end());
+    }
     if args.json {
         let json: Vec<_> = chosen.iter().map(|m| json(m)).collect();
         return print::out(serde_json::to_string_pretty(&json).unwrap_or_default());
@@ -39,7 +42,8 @@ fn explain(m: &Entry) -> Outcome {
             Basis::Either => "task vectors if there is a base_model, else weights",
         }
     ))?;
-    print::out(format_args!("passes      {} (lwptv adds one over the experts)\n", m.passes))?;
+    print::out(format_args!("passes      {} (lwptv adds one over the experts)", m.passes))?;
+    print::out(format_args!("memory      {}\n", m.memory))?;
     for p in m.parameters {
         let scope = if p.scope == Scope::Model { "per model" } else { "global" };
         print::out(format_args!(
@@ -50,6 +54,9 @@ fn explain(m: &Entry) -> Outcome {
             "",
             p.help
         ))?;
+    }
+    for d in m.differs {
+        print::out(format_args!("\ndiffers     {d}"))?;
     }
     Ok(())
 }
@@ -69,7 +76,7 @@ fn json(m: &Entry) -> serde_json::Value {
         })
     };
     serde_json::json!({
-        "name": m.name, "summary": m.summary, "formula": m.formula, "source": m.source, "passes": m.passes,
+        "name": m.name, "summary": m.summary, "formula": m.formula, "source": m.source, "passes": m.passes, "memory": m.memory, "differs": m.differs,
         "needs_base": m.basis == Basis::TaskVectors,
         "parameters": m.parameters.iter().map(parameter).collect::<Vec<_>>(),
     })

@@ -1,12 +1,12 @@
 //! The LwPTV stage: pass 1, scores, thresholds, masks.
 
 use crate::error::Result;
+use crate::kernel;
 use crate::mask::{Consensus, Mask, Threshold};
 use crate::pass::{Cut, Elements, Engine, PassRun, Work};
 use crate::plan::{Layer, Plan};
 use crate::recipe::Lwptv;
 use crate::survey::{Block, Finding as _, Form, Largest, Saliency, Score, random_score};
-use crate::{kernel, survey};
 
 /// Names of the passes that rank elements.
 const ELEMENTS: [&str; 3] = ["element scores, upper digit", "element scores, lower digit", "element scores"];
@@ -104,7 +104,7 @@ impl Scoring {
         let largest = Largest::of_model(ELEMENTS, Box::new(view), tensors, asked, (0, 0), plan.options.threads);
         let mut largest = Box::new(largest.values_only().over(form));
         self.runs = engine.survey(&works, largest.as_mut(), Cut::Sums, &vec![false; plan.sources.len()])?;
-        let found: survey::Survey = largest.finish();
+        let found = largest.finish();
         Ok(found.bars().model().iter().map(|bar| kernel::magnitude_of_key(bar.key)).collect())
     }
 }

@@ -21,6 +21,10 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Weights,
     experts: (2, 2),
     passes: "3",
+    memory: "3 x 512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread; a row of the tensor",
+    differs: &[
+        "mergekit takes quantiles of a random million elements of larger tensors; here they are exact, so that the same merge gives the same bytes.",
+    ],
     parameters: &[],
     start: |model: &Model<'_>| Ok(Box::new(ArceeFusion { ends: model.ends() })),
 };

@@ -13,6 +13,12 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "3 (4 for tensors where values tie with the last one kept)",
+    memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread",
+    differs: &[
+        "mergekit 0.1 empties tensors whose floor(gamma n) is 0 (any of less than 100 elements at the default gamma); here they lose no outliers.",
+        "The authors' code ranks along the last dimension instead of the tensor.",
+        "Of values that tie with the last one kept, those that stand first stay; other codes leave it to their sort.",
+    ],
     parameters: &[WEIGHT, DENSITY, GAMMA, RESCALE_OFF, LAMBDA, NORMALIZE_SUM],
     start: |model| Sparse::start(Sparsifier::Inliers, Join::Sum, model),
 };

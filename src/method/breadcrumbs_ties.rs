@@ -13,6 +13,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "3 (4 for tensors where values tie with the last one kept)",
+    memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread",
+    differs: &["As breadcrumbs."],
     parameters: &[WEIGHT, DENSITY, GAMMA, RESCALE_OFF, LAMBDA, NORMALIZE_OFF],
     start: |model| Sparse::start(Sparsifier::Inliers, Join::Elect, model),
 };

@@ -17,6 +17,11 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[
+        "The authors' code merges two models; more follow the same rule here. Its 7 B variant lets masks overlap where n is at least m / 2; here they never do.",
+        "Zeros are not kept, so they take no place from later models.",
+    ],
     parameters: &[
         WEIGHT,
         Parameter {

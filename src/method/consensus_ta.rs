@@ -22,6 +22,10 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[
+        "The authors compare rebuilt weights in f32; here task vectors are compared, which can differ in the last bit.",
+    ],
     parameters: &[
         MASK_LAMBDA,
         Parameter {

@@ -13,6 +13,11 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "2 (1 with rescale_by: probability, or without rescale)",
+    memory: "the sums of norms, where they are kept",
+    differs: &[
+        "`rescale_by: norm` is what mergekit calls rescale; the paper divides by the density (`probability`).",
+        "Draws are this tool's own, so other tools agree in distribution only.",
+    ],
     parameters: &[WEIGHT, DENSITY, RESCALE, RESCALE_BY, LAMBDA, NORMALIZE_SUM],
     start: |model| Sparse::start(Sparsifier::Random, Join::Sum, model),
 };

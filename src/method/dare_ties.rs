@@ -13,6 +13,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "2 (1 with rescale_by: probability, or without rescale)",
+    memory: "the sums of norms, where they are kept",
+    differs: &["As dare_linear."],
     parameters: &[WEIGHT, DENSITY, RESCALE, RESCALE_BY, LAMBDA, NORMALIZE],
     start: |model| Sparse::start(Sparsifier::Random, Join::Elect, model),
 };

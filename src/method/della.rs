@@ -14,6 +14,11 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "2 (1 with rescale_by: probability, or without rescale)",
+    memory: "a row of the tensor; the sums of norms, where they are kept",
+    differs: &[
+        "As dare_linear. The released code fails on rows of one element; here they are kept with probability density.",
+        "Tensors of more than two dimensions are ranked along the second, as in mergekit.",
+    ],
     parameters: &[WEIGHT, DENSITY, EPSILON, RESCALE, RESCALE_BY, LAMBDA, NORMALIZE],
     start: |model| Sparse::start(Sparsifier::RandomByRank, Join::Elect, model),
 };

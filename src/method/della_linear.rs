@@ -14,6 +14,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "2 (1 with rescale_by: probability, or without rescale)",
+    memory: "a row of the tensor; the sums of norms, where they are kept",
+    differs: &["As della."],
     parameters: &[WEIGHT, DENSITY, EPSILON, RESCALE, RESCALE_BY, LAMBDA, NORMALIZE_SUM],
     start: |model| Sparse::start(Sparsifier::RandomByRank, Join::Sum, model),
 };

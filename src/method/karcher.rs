@@ -12,6 +12,11 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Weights,
     experts: (2, usize::MAX),
     passes: "2",
+    memory: "a few sums per tensor",
+    differs: &[
+        "In mergekit a base_model becomes one more model; here it is theta_0 of lwptv only.",
+        "The steps run on inner products in f64 instead of resident tensors.",
+    ],
     parameters: &[
         Parameter {
             name: "max_iter",

@@ -13,6 +13,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Weights,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &["Weights that sum to 0 are refused with normalize; mergekit writes infinities."],
     parameters: &[
         Parameter {
             name: "weight",

@@ -13,6 +13,10 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[
+        "The number of blocks is counted from the names; the authors' code writes it down (12 or 24), wrong for deeper models.",
+    ],
     parameters: &[
         Parameter {
             name: "weight",

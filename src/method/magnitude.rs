@@ -12,6 +12,10 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "3 (4 for tensors where values tie with the last one kept); scope model: 3",
+    memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread; scope model: 512 KiB per expert, once and per thread",
+    differs: &[
+        "MergeLM drops all values that tie with the threshold; here so many are kept that the count is exact, those that stand first.",
+    ],
     parameters: &[WEIGHT, DENSITY, SCOPE, RESCALE_OFF, LAMBDA, NORMALIZE_SUM],
     start: |model: &Model<'_>| {
         let of_tensors = model.of_tensors()?;

@@ -13,6 +13,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "2",
+    memory: "a few sums per tensor",
+    differs: &[],
     parameters: &[LAMBDA],
     start: |model: &Model<'_>| Ok(Box::new(MetaGpt { experts: model.experts, tensors: model.tensors })),
 };

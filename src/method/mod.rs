@@ -14,6 +14,7 @@ mod dare_linear;
 mod dare_ties;
 mod della;
 mod della_linear;
+mod document;
 mod karcher;
 mod largest;
 mod linear;
@@ -40,6 +41,7 @@ mod task_arithmetic;
 mod ties;
 mod wise_ft;
 
+pub use document::document;
 pub use settings::{Kind, Parameter, Scope, Settings};
 
 use crate::survey::{Finding, Form, Place, Survey};
@@ -61,6 +63,10 @@ pub struct Entry {
     pub experts: (usize, usize),
     /// Reads over the inputs, without LwPTV.
     pub passes: &'static str,
+    /// What it keeps in memory beyond what is under way.
+    pub memory: &'static str,
+    /// Where it differs from other codes of the method, and why.
+    pub differs: &'static [&'static str],
     /// Its parameters.
     pub parameters: &'static [Parameter],
     /// Checks the settings and makes the method.

@@ -18,6 +18,11 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (2, usize::MAX),
     passes: "2; 1 with filter_wise",
+    memory: "a few sums per tensor; with filter_wise a row",
+    differs: &[
+        "fusion_bench averages angles instead of cosines, which differs for more than two models.",
+        "Experts that cancel (1 + (K - 1) c below 1e-8, as two opposed scalars do) give the base; mergekit divides by zero.",
+    ],
     parameters: &[
         Parameter {
             name: "filter_wise",

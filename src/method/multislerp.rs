@@ -13,6 +13,10 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Either,
     experts: (2, usize::MAX),
     passes: "2",
+    memory: "a few sums per tensor",
+    differs: &[
+        "A mean direction shorter than eps gives the weighted sum for any number of models; mergekit fails for more than two.",
+    ],
     parameters: &[
         WEIGHT,
         Parameter {

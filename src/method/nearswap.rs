@@ -14,6 +14,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Weights,
     experts: (2, 2),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[],
     parameters: &[Parameter {
         name: "t",
         scope: Scope::Global,

@@ -17,6 +17,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Either,
     experts: (2, 2),
     passes: "2; 1 with nuslerp_flatten: false",
+    memory: "a few sums per tensor; with nuslerp_flatten: false a row, or with nuslerp_row_wise the tensor",
+    differs: &[],
     parameters: &[
         WEIGHT,
         Parameter {

@@ -12,6 +12,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Weights,
     experts: (1, 1),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[],
     parameters: &[Parameter {
         name: "scale",
         scope: Scope::Model,

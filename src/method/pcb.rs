@@ -24,6 +24,11 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "5",
+    memory: "2 x 512 KiB per expert, once and per thread",
+    differs: &[
+        "exp and tanh are taken in f64 by one portable implementation, so that passes and machines agree.",
+        "A task whose values are all equal scores 0; the authors' code divides by zero.",
+    ],
     parameters: &[
         Parameter { default: Some(1.0), ..WEIGHT },
         Parameter {

@@ -20,6 +20,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[],
     parameters: &[EPSILON],
     start: |_: &Model<'_>| Ok(Box::new(Ram)),
 };

@@ -14,6 +14,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "2",
+    memory: "a few sums per tensor",
+    differs: &[],
     parameters: &[
         EPSILON,
         Parameter { name: "r", scope: Scope::Global, kind: Kind::NUMBER, default: Some(0.1), help: "Strength." },

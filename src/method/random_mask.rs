@@ -12,6 +12,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &[],
     parameters: &[WEIGHT, DENSITY, LAMBDA, NORMALIZE_SUM],
     start: |model| Sparse::start(Sparsifier::Random, Join::Sum, model),
 };

@@ -20,6 +20,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (2, usize::MAX),
     passes: "5 (6 for tensors with tied variances); with select_topk 1: 2",
+    memory: "a few sums per tensor; with select_topk below 1: 512 KiB per large tensor of a wave (4 bytes per element of small ones), and per thread",
+    differs: &[],
     parameters: &[Parameter {
         name: "select_topk",
         scope: Scope::Global,

@@ -50,6 +50,7 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Self::NUMBER => "a number".into(),
+            Self::Number { min, max } if max >= f64::from(f32::MAX) => format!("a number from {min}"),
             Self::Number { min, max } => format!("a number from {min} to {max}"),
             Self::Flag => "true or false".into(),
             Self::Choice(words) => words.join(" | "),

@@ -18,6 +18,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::Weights,
     experts: (2, 2),
     passes: "2",
+    memory: "a few sums per tensor",
+    differs: &["Inner products in f64 instead of f32."],
     parameters: &[Parameter {
         name: "t",
         scope: Scope::Global,

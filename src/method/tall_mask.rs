@@ -13,6 +13,8 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "1",
+    memory: "nothing beyond the tiles under way",
+    differs: &["As consensus_ta."],
     parameters: &[
         MASK_LAMBDA,
         Parameter {

@@ -21,6 +21,13 @@ pub const ENTRY: Entry = Entry {
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
     passes: "3 (4 for tensors where values tie with the last one kept); scope model: 4",
+    memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread; scope model: 512 KiB per expert, once and per thread",
+    differs: &[
+        "scope tensor is mergekit's, scope model the authors': they differ in what is ranked, in ties (cut; all stay), in when weights apply (before; after the election) and in what a vote of 0 gives (plus; the model's majority).",
+        "Of values that tie with the last one kept, those that stand first stay; mergekit leaves it to its sort, which matters in bf16.",
+        "mergekit fails where floor(density n) is 0; here such a tensor keeps the base.",
+        "AdaMerging's code and LwPTV take scope model with merge: disjoint_sum.",
+    ],
     parameters: &[
         Parameter {
             name: "weight",
