@@ -4,11 +4,10 @@
 
 VENV has mergekit 0.1.5, torch, numpy and safetensors. DIR holds base, e0, e1, e2 in float32, from
 `make_checkpoints.py --family tiny --k 3 --dtype f32` of the bed. Deterministic methods: the largest difference of any
-element, relative to the largest magnitude of its tensor. Random ones: kept share and norm of the task vector.
+element, relative to the largest magnitude of its tensor. Random ones: kept share and norm of the task vector. Set PYTHONHASHSEED=0.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -84,16 +83,26 @@ def run(args, text, work):
     outs = {name: work / name for name in ("mergekit", "taskvec")}
     for out in outs.values():
         shutil.rmtree(out, ignore_errors=True)
-    env = {**os.environ, "PYTHONHASHSEED": "0"}
-    commands = {
-        "mergekit": [f"{args.venv}/bin/mergekit-yaml", config, outs["mergekit"], "--no-copy-tokenizer", "--random-seed", "1"],
-        "taskvec": [args.taskvec, "merge", config, outs["taskvec"], "--quiet", "--no-delta", "--random-seed", "1"],
-    }
-    for name, command in commands.items():
-        done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
-        if done.returncode:
-            return f"{name} failed: {(done.stderr.strip() or '?').splitlines()[-1][:150]}"
+    command = [args.taskvec, "merge", config, outs["taskvec"], "--quiet", "--no-delta", "--random-seed", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        return f"taskvec failed: {(done.stderr.strip() or '?').splitlines()[-1][:150]}"
+    try:
+        mergekit(config.read_text(), outs["mergekit"])
+    except Exception as problem:  # noqa: BLE001 - whatever it raises is the row's content
+        return f"mergekit failed: {type(problem).__name__}: {str(problem)[:150]}"
     return tensors(outs["mergekit"]), tensors(outs["taskvec"])
+
+
+def mergekit(text, out):
+    """In this process: starting mergekit for each recipe takes longer than merging."""
+    import yaml
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    options = MergeOptions(copy_tokenizer=False, random_seed=1, quiet=True)
+    run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), str(out), options)
 
 
 def distance(a, b):
