@@ -73,6 +73,11 @@ fn the_peak_stays_below_the_plan_where_values_are_ranked_tensor_by_tensor() {
 }
 
 #[test]
+fn the_peak_stays_below_the_plan_where_a_tensor_is_one_row() {
+    assert_method_holds(&["della", "--set", "density=0.5"], &[MIB / 2, MIB], "320MiB", 320 * MIB, "mmap");
+}
+
+#[test]
 fn the_peak_stays_below_the_plan_for_many_tensors_of_odd_sizes() {
     let sizes: Vec<u64> = (0..400).map(|i| 2 * (i * 7919 % 250_000 + 1)).collect();
     assert_holds(&sizes, "96MiB", 96 * MIB, "mmap");

@@ -200,6 +200,26 @@ fn what_mergekit_files_carry_everywhere_is_accepted_with_a_note_each() {
     }
 }
 
+#[test]
+fn a_method_of_two_models_refuses_one_and_three() {
+    let slerp = |names: &[&str]| {
+        let models = names.iter().map(|n| format!("- {{model: ./{n}}}\n")).collect::<Vec<_>>().concat();
+        format!("merge_method: slerp\nparameters: {{t: 0.5}}\nmodels:\n{models}")
+    };
+    for names in [&["a"][..], &["a", "c", "base"]] {
+        let error = Bench::new().plan(&slerp(names)).unwrap_err().to_string();
+        assert!(error.contains(&format!("slerp merges 2 models besides the base, got {}", names.len())), "{error}");
+    }
+    assert!(Bench::new().plan(&slerp(&["a", "c"])).is_ok());
+}
+
+#[test]
+fn element_masks_have_no_random_score() {
+    let recipe = format!("{TASK_ARITHMETIC}lwptv: {{eta: 0.5, layer: element, score: random}}\n");
+    let error = Bench::new().plan(&recipe).unwrap_err().to_string();
+    assert!(error.contains("lwptv.score") && error.contains("random_mask"), "{error}");
+}
+
 // Models.
 
 #[test]

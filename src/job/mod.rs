@@ -51,6 +51,7 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
         let coefficients = Coefficients::parse(&text, &format!("coefficients ({name})"), recipe.experts.len())?;
         recipe.set_coefficients(&coefficients)?;
     }
+    recipe.check()?;
     let open = |reference: &String| source::open(reference, folder, links);
     let base = recipe.base.as_ref().map(open).transpose()?;
     let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;

@@ -28,7 +28,8 @@ impl Budget {
     ) -> Result<Self> {
         let threads = options.threads;
         let lists = tensors * (sources * (24 + 24 + 16) + 640);
-        let scratch = (threads + 1) * (sources + 3) * block.1 * size_of::<f32>();
+        // Decoded blocks, a method's copies of them, and what it keeps per element: signs, sums, ranks, probabilities.
+        let scratch = (threads + 1) * (2 * sources + 12) * block.1 * size_of::<f32>();
         let resident_bytes = FIXED_BYTES + lists + scratch + method_bytes;
 
         let smallest_job = JOB_MIN_BYTES.max(block.0);
