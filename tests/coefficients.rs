@@ -58,3 +58,17 @@ fn a_file_of_coefficients_that_does_not_fit_the_merge_is_refused() {
     let karcher = COEFFICIENTS.replace("coefficients", "merge_method: karcher\ncoefficients");
     refused(&karcher, FILE, 2, "`karcher` has no weights");
 }
+
+#[test]
+fn the_file_that_plan_prints_merges_as_the_recipe_it_was_printed_for() {
+    let root = tempfile::tempdir().unwrap();
+    family(root.path(), FILE);
+    let top = "merge_method: task_arithmetic\nbase_model: ./base.safetensors\n";
+    std::fs::write(root.path().join("r.yml"), format!("{top}{WEIGHTS}")).unwrap();
+    let mut command = assert_cmd::Command::cargo_bin("taskvec").unwrap();
+    let printed = command.current_dir(root.path()).args(["plan", "r.yml", "--coefficients"]).output().unwrap();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let file = String::from_utf8(printed.stdout).unwrap();
+    let want = merged(&format!("{top}{WEIGHTS}"), FILE).unwrap();
+    assert_eq!(merged(&format!("{top}{COEFFICIENTS}"), &file).unwrap(), want, "{file}");
+}

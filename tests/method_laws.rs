@@ -97,14 +97,19 @@ fn every_method(step: f32, law: impl Fn(&'static Entry, Option<&str>, &Path)) {
 fn bytes_do_not_depend_on_threads_tiles_waves_io_or_budget() {
     every_method(0.5, |method, lwptv, folder| {
         let plain = output(recipe(method, lwptv, &[]), folder, options(), Io::Mmap);
-        for threads in [1, 3, 8] {
-            for tile in [4096, 65_536, (1 << 20) + 1] {
-                for (io, memory_bytes, wave_bytes) in [(Io::Mmap, 1 << 30, None), (Io::Pread, 256 << 20, Some(1))] {
-                    let options = Options { threads, tile_elements: Some(tile), memory_bytes, wave_bytes, ..options() };
-                    let same = output(recipe(method, lwptv, &[]), folder, options, io) == plain;
-                    assert!(same, "{} {lwptv:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
-                }
-            }
+        let mapped = (Io::Mmap, 1 << 30, None);
+        let in_waves = (Io::Pread, 256 << 20, Some(1));
+        for (threads, tile, (io, memory_bytes, wave_bytes)) in [
+            (1, 4096, mapped),
+            (1, (1 << 20) + 1, in_waves),
+            (3, 4096, in_waves),
+            (3, 65_536, mapped),
+            (8, 4096, mapped),
+            (8, (1 << 20) + 1, in_waves),
+        ] {
+            let options = Options { threads, tile_elements: Some(tile), memory_bytes, wave_bytes, ..options() };
+            let same = output(recipe(method, lwptv, &[]), folder, options, io) == plain;
+            assert!(same, "{} {lwptv:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
         }
     });
 }

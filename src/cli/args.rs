@@ -90,6 +90,9 @@ pub struct PlanArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Print the weights of this merge as a file of coefficients, to be edited or learnt.
+    #[arg(long)]
+    pub coefficients: bool,
 }
 
 #[derive(Debug, Args)]

@@ -46,7 +46,24 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 
 pub fn plan(args: &PlanArgs) -> Outcome {
     let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
+    if args.coefficients {
+        return print_coefficients(&plan);
+    }
     show_plan(&plan, None, links(&args.recipe))
+}
+
+/// The weights that each tensor has in this merge, as `coefficients:` reads them.
+fn print_coefficients(plan: &Plan) -> Outcome {
+    let mut layers = serde_json::Map::new();
+    for t in plan.tensors.iter().filter(|t| t.layer.is_some()) {
+        let Some(weights) = plan.settings[t.settings].find("weight") else {
+            return Err(Error::Usage(format!("`{}` has no weights", plan.recipe.method.name)));
+        };
+        layers.insert(t.name.clone(), serde_json::json!(weights));
+    }
+    let tasks: Vec<&str> = plan.experts().map(|s| plan.sources[s].label.as_str()).collect();
+    let file = serde_json::json!({ "tasks": tasks, "base": 1.0, "layers": layers });
+    print::out(serde_json::to_string_pretty(&file).unwrap_or_default())
 }
 
 /// The plan of the recipe at `path`, or of the flags where there is none.
