@@ -84,6 +84,10 @@ pub enum Error {
     #[error("{}: {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: std::io::Error },
 
+    /// A hash that is not the one on record.
+    #[error("{}: {what}: expected hash {expected}, got {got}. {hint}", path.display())]
+    HashDiffers { path: PathBuf, what: String, expected: String, got: String, hint: &'static str },
+
     /// The user stopped the run.
     #[error("stopped by signal {signal}; nothing was published")]
     Interrupted { signal: i32 },
@@ -104,6 +108,7 @@ impl Error {
             Self::OutputExists { .. } => 73,
             Self::NoSpace { .. } | Self::Io { .. } => 74,
             Self::Locked { .. } => 75,
+            Self::HashDiffers { .. } => 76,
             Self::Interrupted { signal } => 128 + *signal as u8,
         }
     }

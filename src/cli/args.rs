@@ -21,7 +21,13 @@ pub enum Command {
     Plan(PlanArgs),
     /// Run pass 1 only: scores, thresholds and masks of every layer and task.
     Saliency(SaliencyArgs),
-    /// Show what a checkpoint or a merged model holds.
+    /// Write the delta file from a base to a fine-tuned model.
+    Diff(DiffArgs),
+    /// Restore the fine-tuned model behind a delta file, byte for byte.
+    Apply(ApplyArgs),
+    /// Check hashes and structure of a delta file or a merged model.
+    Verify(VerifyArgs),
+    /// Show what a checkpoint, a delta file or a merged model holds.
     Inspect(InspectArgs),
     /// List merge methods, or explain one.
     Methods(MethodsArgs),
@@ -65,7 +71,7 @@ pub struct MergeArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Do not write the delta file (this version writes none).
+    /// Do not write OUT/merged.tvd, the delta file of the output.
     #[arg(long)]
     pub no_delta: bool,
     /// Do not hash the inputs while they are read.
@@ -90,6 +96,9 @@ pub struct PlanArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Plan a merge that writes no delta file.
+    #[arg(long)]
+    pub no_delta: bool,
 }
 
 #[derive(Debug, Args)]
@@ -235,8 +244,96 @@ impl OldFlags {
 }
 
 #[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The base: a folder, a .safetensors file, a shard index or a Hugging Face id.
+    pub base: String,
+    /// The fine-tuned model.
+    pub model: String,
+    /// The delta file to write.
+    #[arg(short, long, value_name = "X.tvd")]
+    pub output: PathBuf,
+    /// Take what this delta file makes of BASE in place of BASE itself.
+    #[arg(long, value_name = "DELTA")]
+    pub on: Option<PathBuf>,
+    /// How blocks are coded.
+    #[arg(long, value_enum, default_value_t = CodecKind::Auto)]
+    pub codec: CodecKind,
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// Replace the output once the new one is whole.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CodecKind {
+    /// The smallest of those worth a trial, block by block.
+    Auto,
+    /// Byte planes of the difference: about twice as fast, larger.
+    S1,
+    /// The difference, grouped by the base's exponents.
+    S2,
+    /// Not coded.
+    Raw,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The base that the delta was made from.
+    pub base: String,
+    /// The delta file.
+    pub delta: PathBuf,
+    /// The folder to write the model to.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// How much is checked.
+    #[arg(long, value_enum, default_value_t = VerifyKind::Full)]
+    pub verify: VerifyKind,
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// Replace OUT once the new output is whole.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyKind {
+    /// Structure and the checksums of blocks.
+    None,
+    /// Also the hash of every restored tensor.
+    Fast,
+    /// Also, first, the hash of every tensor of the base.
+    Full,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A delta file, or the folder of a merged model.
+    pub path: PathBuf,
+    /// The base of the delta file: also restore every tensor and compare its hash.
+    #[arg(long, value_name = "BASE")]
+    pub against: Option<String>,
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+/// How files are read, where there is no recipe.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// Compute threads [default: all cores].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub num_threads: Option<usize>,
+    /// How inputs are read: mmap, or pread for network file systems.
+    #[arg(long, value_enum, default_value_t = IoKind::Mmap)]
+    pub io: IoKind,
+    /// Follow links that leave a model's folder.
+    #[arg(long)]
+    pub follow_links: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A folder, a .safetensors file, a shard index or a Hugging Face id.
+    /// A folder, a .safetensors file, a shard index, a delta file or a Hugging Face id.
     pub path: String,
     /// Print JSON.
     #[arg(long)]

@@ -1,21 +1,30 @@
 //! One merge from recipe to published output: joins every room.
 
+mod apply;
+mod delta;
+mod diff;
+mod known;
 mod machine;
 mod output;
 mod scoring;
+mod sides;
+mod verify;
 
+pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
+pub use diff::{DiffReport, DiffRun, diff};
 pub use scoring::Scoring;
+pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Model, Scene};
-use crate::pass::{Action, Copied, Cut, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
+use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::Recipe;
 use crate::report::Report;
 use crate::sink::{Existing, Shards, Staging};
-use crate::source::{self, Files, Io, Links, PieceHash};
+use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::{Form, Survey};
-use crate::tensor::Bytes;
+use crate::tensor::{Bytes, Inventory};
 use std::path::Path;
 use std::time::Instant;
 
@@ -44,10 +53,25 @@ impl std::fmt::Debug for dyn Progress + '_ {
 
 /// Reads the headers of all models (paths are relative to `folder`) and makes the plan.
 pub fn plan(recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
-    let open = |reference: &String| source::open(reference, folder, links);
-    let base = recipe.base.as_ref().map(open).transpose()?;
+    if let Some(base) = recipe.base.as_ref().filter(|b| is_delta(Path::new(b))) {
+        let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
+        return Err(Error::recipe("base_model", problem));
+    }
+    let base = recipe.base.as_ref().map(|b| source::open(b, folder, links)).transpose()?;
+    let open = |reference: &str| match &base {
+        _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links),
+        None => Err(Error::recipe(reference, "a delta file needs base_model: the checkpoint that it was made from")),
+        Some(base) => open_delta(reference, folder, base),
+    };
     let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
     Plan::new(recipe, base, experts, options)
+}
+
+fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Inventory> {
+    let path = folder.join(reference);
+    let model = source::chained(reference, &path, &open_chain(&path)?);
+    sides::check_headers(base, &model)?;
+    Ok(model)
 }
 
 /// Fails if the machine has too little memory for the plan.
@@ -91,6 +115,8 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
     let shards = Shards::create(staging.folder(), &plan.shards)?;
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
+    let tensor_hashes = delta::wants_hashes(plan, run.hash_inputs).then(|| delta::tensor_hashes(plan));
+    let mut delta = plan.writes_delta().then(|| delta::create(plan, &actions, &staging)).transpose()?;
     let merge = Merge {
         works: &works,
         actions: &actions,
@@ -99,9 +125,11 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
         checked: &scoring.hashed,
         hash: &hash,
         written: &written,
+        tensor_hashes: tensor_hashes.as_ref(),
     };
-    let outcome = engine.merge(&merge, &shards)?;
+    let outcome = engine.merge(&merge, &shards, delta.as_mut().map(|d| d as &mut dyn DeltaTarget))?;
     shards.finish()?;
+    let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
     let (input_hashes, rest) = engine.finish_hashes()?;
     runs.push(outcome.run.clone());
     runs.extend((rest.bytes_read > 0).then_some(rest));
@@ -110,6 +138,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 
     let made = output::Made {
         plan,
+        delta: delta.zip(hashes),
         links: run.links,
         scoring: &scoring,
         actions: &actions,
@@ -136,7 +165,7 @@ fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {
 
 /// What the mask means for each tensor: which sources are read, and what is done.
 fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let needs_base = plan.recipe.method.form == Form::TaskVectors || plan.recipe.lwptv.is_some();
+    let needs_base = plan.recipe.method.form == Form::TaskVectors || plan.recipe.lwptv.is_some() || plan.writes_delta();
     let base = plan.base().filter(|_| needs_base);
     let mut works = Vec::with_capacity(plan.tensors.len());
     let mut actions = Vec::with_capacity(plan.tensors.len());
@@ -180,7 +209,8 @@ fn survey(
     let unhashed = vec![false; plan.sources.len()];
     let mut done = Vec::new();
     while let Some(mut statistic) = method.next_survey(scene, &done) {
-        runs.extend(engine.survey(&merged, statistic.as_mut(), Cut::Method, &unhashed)?);
+        let first = known::histograms(plan, engine.files(), &merged, statistic.as_mut())?;
+        runs.extend(engine.survey((&first, &merged), statistic.as_mut(), Cut::Method, &unhashed)?);
         done.push(statistic.finish());
     }
     Ok(done)

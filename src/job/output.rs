@@ -1,13 +1,14 @@
 //! Everything of the output besides tensor bytes: index, side files, recipe, card, report.
 
 use super::Scoring;
+use super::delta;
 use super::machine::peak_rss_bytes;
 use crate::error::{Error, Result};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
 use crate::plan::{Plan, Shard};
 use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
-use crate::sink::{Staging, card, find_side_files, free_bytes};
+use crate::sink::{DeltaSink, Hashes, Staging, card, find_side_files, free_bytes};
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
 use std::path::Path;
@@ -16,6 +17,8 @@ use std::time::Instant;
 /// What the passes made.
 pub struct Made<'a> {
     pub plan: &'a Plan,
+    /// The delta file under way and the hashes of all tensors.
+    pub delta: Option<(DeltaSink, Vec<Hashes>)>,
     pub links: Links,
     pub scoring: &'a Scoring,
     pub actions: &'a [Action],
@@ -49,9 +52,13 @@ impl Made<'_> {
     /// Writes the files beside the weights, the report last.
     pub fn write(mut self, staging: &Staging) -> Result<Report> {
         let mut outputs = self.weight_files();
+        let mut kept = self.delta.is_some().then(|| delta::Kept::new(self.plan));
         let mut write = |name: &str, content: &[u8]| {
             staging.write(name, content)?;
             let blake3 = blake3::hash(content).to_hex().to_string();
+            if let Some(kept) = &mut kept {
+                kept.add(name, content, &blake3, &self.plan.sources[0].path);
+            }
             outputs.push(OutputFile { name: name.to_owned(), bytes: content.len() as u64, blake3 });
             Ok(())
         };
@@ -64,6 +71,9 @@ impl Made<'_> {
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
         write("README.md", card(self.plan).as_bytes())?;
+        if let Some((sink, hashes)) = self.delta.take() {
+            outputs.push(delta::finish(sink, &hashes, kept.unwrap_or_default(), staging)?);
+        }
         let report = self.report(outputs);
         let mut json = serde_json::to_vec_pretty(&report).map_err(|e| Error::Usage(format!("report: {e}")))?;
         json.push(b'\n');

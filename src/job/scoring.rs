@@ -1,5 +1,6 @@
 //! The LwPTV stage: pass 1, scores, thresholds, masks.
 
+use super::known;
 use crate::error::Result;
 use crate::mask::Mask;
 use crate::pass::{Cut, Engine, PassRun, Work};
@@ -34,7 +35,12 @@ impl Scoring {
             let floats = (0..plan.tensors.len()).filter(|&t| plan.tensors[t].layer.is_some());
             let works: Vec<Work> = floats.map(|tensor| Work { tensor, sources: sources.clone().collect() }).collect();
             let mut saliency = Saliency::new(lwptv.score, tasks, plan.tensors.len());
-            none.runs = engine.survey(&works, &mut saliency, Cut::Sums, &none.hashed)?;
+            if lwptv.score == Score::Magnitude && known::magnitudes(plan, &works, &mut saliency) {
+                tracing::info!("magnitudes are known from the delta files");
+                none.hashed.fill(false);
+            } else {
+                none.runs = engine.survey((&works, &works), &mut saliency, Cut::Sums, &none.hashed)?;
+            }
             let mean = |l: &Layer, k| saliency.mean(k, l.tensors.iter().map(|&t| (t, plan.tensors[t].elements)));
             none.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
         }

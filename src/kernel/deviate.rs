@@ -144,6 +144,26 @@ pub fn magnitudes(x: &[f32]) -> f64 {
     )
 }
 
+/// The sum of `x * x`, each square rounded to `f64` (exact: an `f32` squared fits).
+pub fn squares(x: &[f32]) -> f64 {
+    simd(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0; LANES];
+            let (x8, x1) = x.as_chunks::<LANES>();
+            for x in x8 {
+                for i in 0..LANES {
+                    lanes[i] += f64::from(x[i]) * f64::from(x[i]);
+                }
+            }
+            for (i, &x) in x1.iter().enumerate() {
+                lanes[i] += f64::from(x) * f64::from(x);
+            }
+            tree(&[lanes[0], lanes[1], lanes[2], lanes[3]], &[lanes[4], lanes[5], lanes[6], lanes[7]])
+        },
+    )
+}
+
 #[inline(always)]
 fn tree(low: &[f64; HALF], high: &[f64; HALF]) -> f64 {
     ((low[0] + high[0]) + (low[2] + high[2])) + ((low[1] + high[1]) + (low[3] + high[3]))

@@ -10,7 +10,7 @@ mod elect;
 
 pub use combine::{add_scaled, axpy, delta, divide, scale};
 pub use count::{Change, change, first_beyond, first_non_finite};
-pub use deviate::{deviations, magnitudes};
+pub use deviate::{deviations, magnitudes, squares};
 pub use elect::{elect_sum, select_max, select_sum, trim};
 
 use pulp::Arch;

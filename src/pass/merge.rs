@@ -1,9 +1,11 @@
 //! The pass that makes the output: kept layers are decoded and merged, everything else is the base's bytes.
 
+use super::encode::{CodedRun, Coder, Sides};
 use super::job::{Cut, Job, Tile, jobs, range};
 use super::pipeline::Pipeline;
-use super::scratch::{Scratch, Spans, blocks};
+use super::scratch::{Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Source, Work};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
@@ -80,6 +82,7 @@ struct Output {
     used: usize,
     parts: Vec<Part>,
     changes: Vec<(usize, Change)>,
+    coded: Vec<CodedRun>,
 }
 
 #[derive(Debug)]
@@ -120,18 +123,42 @@ pub struct Merge<'a> {
     pub hash: &'a [bool],
     /// One per shard: the hashes of what is written.
     pub written: &'a [PieceHash],
+    /// The hashes of tensors, by tensor, if they are wanted.
+    pub tensor_hashes: Option<&'a TensorHashes>,
+}
+
+/// The hashes of both sides of every tensor.
+#[derive(Debug)]
+pub struct TensorHashes {
+    /// The base's tensors.
+    pub base: Vec<PieceHash>,
+    /// The output's tensors; those that are the base's are not given.
+    pub result: Vec<PieceHash>,
+}
+
+/// Takes the output's delta, in tensor order.
+pub trait DeltaTarget {
+    /// Takes the next run of blocks.
+    fn take(&mut self, run: &CodedRun) -> Result<()>;
 }
 
 impl Engine<'_> {
-    /// Makes the output.
-    pub fn merge(&self, merge: &Merge<'_>, target: &dyn Target) -> Result<Outcome> {
+    /// Makes the output, and its delta if `delta` takes it.
+    pub fn merge(
+        &self,
+        merge: &Merge<'_>,
+        target: &dyn Target,
+        mut delta: Option<&mut dyn DeltaTarget>,
+    ) -> Result<Outcome> {
+        let codes = delta.is_some();
         let counter = Counter::default();
         let (free, reuse) = crossbeam_channel::unbounded::<Vec<u8>>();
         let mut changes = vec![None; self.plan.tensors.len()];
         let mut bytes_written = 0;
         let worker = |_| {
             let mut scratch = Scratch::new(self.plan.expert_count());
-            let mut buffers = vec![Vec::new(); self.plan.sources.len()];
+            let mut reader = Reader::new(self.plan.sources.len());
+            let mut coder = codes.then(|| Coder::new(Codec::Auto));
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
                 let mut bytes = reuse.try_recv().unwrap_or_default();
@@ -140,8 +167,9 @@ impl Engine<'_> {
                 }
                 let mut output = Output { bytes, ..Output::default() };
                 for tile in &job.tiles {
-                    let spans = Spans::read(self, &merge.works[tile.work], tile, &mut buffers, counter, merge.hash)?;
+                    let spans = Spans::read(self, &merge.works[tile.work], tile, &mut reader, counter, merge.hash)?;
                     self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                    self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
                 }
                 output.hash(merge.written);
                 Ok(output)
@@ -149,6 +177,9 @@ impl Engine<'_> {
         };
         let write = |job: Job, output: Output| {
             bytes_written += self.write_out(&output, target)?;
+            if let Some(delta) = &mut delta {
+                output.coded.iter().try_for_each(|run| delta.take(run))?;
+            }
             for (tensor, change) in output.changes {
                 let sum: &mut Option<Change> = &mut changes[tensor];
                 *sum = Some(sum.unwrap_or_default().join(change));
@@ -210,6 +241,37 @@ impl Engine<'_> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Hashes the tile as part of its tensor, and codes it against the base, as far as either is wanted.
+    fn describe_tile(
+        &self,
+        merge: &Merge<'_>,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        coder: Option<&mut Coder>,
+        output: &mut Output,
+    ) {
+        let work = &merge.works[tile.work];
+        let t = &self.plan.tensors[work.tensor];
+        let Some(source) = self.plan.base() else { return };
+        let base = t.places[source].dtype;
+        if let Some(hashes) = merge.tensor_hashes {
+            hashes.base[work.tensor].update(tile.start * base.bytes() as u64, spans.bytes(source));
+        }
+        if merge.actions[work.tensor].copied == Copied::Bytes {
+            return;
+        }
+        let bytes = tile.elements * t.dtype.bytes();
+        let result = &output.bytes[output.used - bytes..output.used];
+        if let Some(hashes) = merge.tensor_hashes {
+            hashes.result[work.tensor].update(tile.start * t.dtype.bytes() as u64, result);
+        }
+        if let Some(coder) = coder {
+            let base = Some((base, spans.bytes(source)));
+            let sides = Sides { tensor: work.tensor, dtype: t.dtype, result, base, same_shape: true };
+            output.coded.push(coder.code(sides));
         }
     }
 

@@ -1,17 +1,23 @@
 //! The engine: the only threads and channels. It reads, computes and writes side by side, in jobs of a few mebibytes,
 //! under a byte budget, and knows no method: a pass either feeds a statistic or merges.
 
+mod decode;
+mod encode;
 mod job;
 mod merge;
 mod pipeline;
 mod progress;
 mod scratch;
+mod stream;
 mod survey;
 mod window;
 
+pub use decode::{Decoder, Wanted};
+pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
-pub use merge::{Action, Copied, Merge, Outcome, Reason, Target};
+pub use merge::{Action, Copied, DeltaTarget, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
+pub use stream::{Extent, Run, Stream};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -60,6 +66,11 @@ impl<'a> Engine<'a> {
         let hashes = hash_inputs.then(|| plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect());
         let window = Window::new(plan.budget.window_bytes);
         Ok(Self { plan, files, pool, window, progress, stop, hashes })
+    }
+
+    /// The inputs.
+    pub fn files(&self) -> &Files {
+        self.files
     }
 
     /// Ends input hashing: reads what no pass has read (headers, copied tensors) and returns one hash per file.

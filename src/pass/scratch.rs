@@ -1,10 +1,11 @@
 //! One compute thread's buffers, and the step from tile bytes to blocks of `f32`.
 
+use super::decode::{Decoder, Wanted};
 use super::job::{Tile, Work, range};
 use super::{Engine, Source};
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::limits::BLOCK_ELEMENTS;
+use crate::limits::{BLOCK_ELEMENTS, CODED_BLOCK_ELEMENTS};
 use crate::plan::Place;
 use crate::source::{Counter, Span};
 use crate::survey::{self, Form};
@@ -29,27 +30,103 @@ pub struct Spans<'a> {
     engine: &'a Engine<'a>,
     work: &'a Work,
     tile: &'a Tile,
-    spans: Vec<Span<'a>>,
+    /// Bytes of each source, and how many elements lie before the tile's first.
+    spans: Vec<(Span<'a>, usize)>,
+}
+
+/// One compute thread's means of reading tiles.
+pub struct Reader {
+    /// One per source.
+    buffers: Vec<Vec<u8>>,
+    base: Vec<u8>,
+    decoder: Option<Decoder>,
+}
+
+impl Reader {
+    /// For a plan of so many sources.
+    pub fn new(sources: usize) -> Self {
+        Self { buffers: vec![Vec::new(); sources], base: Vec::new(), decoder: None }
+    }
 }
 
 impl<'a> Spans<'a> {
-    /// Reads (or looks up in maps) the tile; `buffers` has one entry per source. Sources marked in `hash` are hashed.
+    /// Reads (or looks up in maps, or decodes) the tile. Sources marked in `hash` are hashed.
     pub fn read(
         engine: &'a Engine<'a>,
         work: &'a Work,
         tile: &'a Tile,
-        buffers: &'a mut [Vec<u8>],
+        reader: &'a mut Reader,
         counter: &Counter,
         hash: &[bool],
     ) -> Result<Self> {
+        let t = &engine.plan.tensors[work.tensor];
+        if t.is_coded(work.sources.iter().copied()) {
+            return Self::decode_all(engine, work, tile, reader, counter, hash);
+        }
         let mut spans = Vec::with_capacity(work.sources.len());
-        for (&source, buffer) in work.sources.iter().zip(buffers) {
+        for (&source, buffer) in work.sources.iter().zip(&mut reader.buffers) {
             let (file, offset, bytes) = range(engine.plan, work, tile, source);
             let span = engine.files.span(file, offset, bytes, buffer, counter)?;
             if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
                 hashes[file].update(offset, &span);
             }
-            spans.push(span);
+            spans.push((span, 0));
+        }
+        Ok(Self { engine, work, tile, spans })
+    }
+
+    /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
+    fn decode_all(
+        engine: &'a Engine<'a>,
+        work: &'a Work,
+        tile: &'a Tile,
+        reader: &'a mut Reader,
+        counter: &Counter,
+        hash: &[bool],
+    ) -> Result<Self> {
+        let plan = engine.plan;
+        let t = &plan.tensors[work.tensor];
+        let Reader { buffers, base, decoder } = reader;
+        let decoder = decoder.get_or_insert_with(Decoder::new);
+        let unit = CODED_BLOCK_ELEMENTS as u64;
+        let end = tile.start + tile.elements as u64;
+        let cover = tile.start / unit * unit..end.next_multiple_of(unit).min(t.elements);
+        let skip = (tile.start - cover.start) as usize;
+        // A block that two tiles share is read twice, but a hash takes each byte once: such files are hashed at the end.
+        let whole = skip == 0 && (cover.end == end);
+        let around = Tile { work: tile.work, start: cover.start, elements: (cover.end - cover.start) as usize };
+        let hashes = |source: Source| engine.hashes.as_ref().filter(|_| hash[source]);
+        let mut spans = Vec::with_capacity(work.sources.len());
+        let root = plan.base().expect("a plan with delta files has a base");
+        let (file, offset, bytes) = range(plan, work, &around, root);
+        let base = engine.files.span(file, offset, bytes, base, counter)?;
+        let root_dtype = t.places[root].dtype;
+        for (&source, buffer) in work.sources.iter().zip(buffers) {
+            let place = &t.places[source];
+            let Some(coded) = &place.coded else {
+                if source == root {
+                    continue;
+                }
+                let (file, offset, bytes) = range(plan, work, tile, source);
+                let span = engine.files.span(file, offset, bytes, buffer, counter)?;
+                if let Some(hashes) = hashes(source) {
+                    hashes[file].update(offset, &span);
+                }
+                spans.push((span, 0));
+                continue;
+            };
+            let wanted =
+                Wanted { tensor: &t.name, coded, first_file: place.first_file, base: Some((root_dtype, &base)) };
+            let hashes = hashes(source).filter(|_| whole).map(Vec::as_slice);
+            decoder.decode(engine.files, wanted, cover.clone(), counter, hashes, buffer)?;
+            spans.push((Span::Read(buffer), skip));
+        }
+        if work.sources.first() == Some(&root) {
+            let (file, offset, bytes) = range(plan, work, tile, root);
+            if let Some(hashes) = hashes(root) {
+                hashes[file].update(offset, &base[skip * root_dtype.bytes()..][..bytes]);
+            }
+            spans.insert(0, (base, skip));
         }
         Ok(Self { engine, work, tile, spans })
     }
@@ -57,7 +134,9 @@ impl<'a> Spans<'a> {
     /// The bytes of a source that the work reads.
     pub fn bytes(&self, source: Source) -> &[u8] {
         let index = self.work.sources.iter().position(|&s| s == source);
-        &self.spans[index.expect("the work reads this source")]
+        let (span, skip) = &self.spans[index.expect("the work reads this source")];
+        let size = self.place(source).dtype.bytes();
+        &span[skip * size..(skip + self.tile.elements) * size]
     }
 
     /// Decodes one block of one source and checks it.
@@ -133,8 +212,8 @@ impl<'a> Spans<'a> {
         survey::Place { tensor: self.work.tensor, name: &t.name, shape: &t.shape, first }
     }
 
-    fn place(&self, source: Source) -> Place {
-        self.engine.plan.tensors[self.work.tensor].places[source]
+    fn place(&self, source: Source) -> &Place {
+        &self.engine.plan.tensors[self.work.tensor].places[source]
     }
 }
 

@@ -14,11 +14,11 @@ pub use layers::Layer;
 pub use layout::Shard;
 
 use crate::error::{Error, Result};
-use crate::limits::{MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
+use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::Recipe;
 use crate::survey::{Form, Score};
-use crate::tensor::{Dtype, Inventory};
+use crate::tensor::{Coded, Dtype, Inventory};
 use std::path::PathBuf;
 
 /// Changes when the same recipe and inputs would give other bytes.
@@ -37,6 +37,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether NaN and infinities may pass.
     pub allow_non_finite: bool,
+    /// Whether the delta from the base to the output is written too, if there is a base.
+    pub delta: bool,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
             shard_bytes: SHARD_DEFAULT_BYTES,
             seed: 0,
             allow_non_finite: false,
+            delta: true,
             tile_elements: None,
         }
     }
@@ -131,7 +134,7 @@ pub struct PlannedTensor {
 }
 
 /// Where a tensor lies in a source.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Index into [`Plan::files`].
     pub file: usize,
@@ -139,6 +142,31 @@ pub struct Place {
     pub dtype: Dtype,
     /// First byte in the file.
     pub offset: u64,
+    /// How to make it from the base, where the source is a delta file.
+    pub coded: Option<Coded>,
+    /// What the files of `coded` count from.
+    pub first_file: usize,
+}
+
+impl Place {
+    /// Bytes that are read for a tensor of so many elements, the base not counted.
+    pub fn read_bytes(&self, elements: u64) -> u64 {
+        match &self.coded {
+            None => elements * self.dtype.bytes() as u64,
+            Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
+        }
+    }
+
+    /// Bytes that are held for one element while it is read and decoded.
+    fn held_bytes(&self) -> usize {
+        match &self.coded {
+            None => self.dtype.bytes(),
+            Some(coded) => {
+                let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
+                (if coded.links.len() > 1 { 4 } else { 2 }) * widest
+            }
+        }
+    }
 }
 
 impl PlannedTensor {
@@ -147,14 +175,19 @@ impl PlannedTensor {
         self.elements * self.dtype.bytes() as u64
     }
 
-    /// Bytes of one element in all these sources together.
+    /// Bytes of one element in all these sources together, while they are held.
     pub fn element_bytes(&self, sources: impl Iterator<Item = usize>) -> usize {
-        sources.map(|s| self.places[s].dtype.bytes()).sum()
+        sources.map(|s| self.places[s].held_bytes()).sum()
     }
 
-    /// Bytes of the tensor in one source.
+    /// Bytes that are read of the tensor in one source.
     pub fn source_bytes(&self, source: usize) -> u64 {
-        self.elements * self.places[source].dtype.bytes() as u64
+        self.places[source].read_bytes(self.elements)
+    }
+
+    /// Whether any of these sources is a delta file.
+    pub fn is_coded(&self, mut sources: impl Iterator<Item = usize>) -> bool {
+        sources.any(|s| self.places[s].coded.is_some())
     }
 }
 
@@ -180,8 +213,17 @@ impl Plan {
         for t in &mut tensors {
             t.block_elements = budget::block_elements(method.unit(&t.shape), t.elements);
         }
-        let block = |t: &PlannedTensor| t.block_elements * (t.element_bytes(0..sources.len()) + t.dtype.bytes());
+        let delta = options.delta && has_base;
+        let block = |t: &PlannedTensor| {
+            let coded = t.is_coded(0..sources.len());
+            let unit = if coded || delta { coded_unit(t.block_elements) } else { t.block_elements };
+            let written = t.dtype.bytes() * if delta { 3 } else { 1 };
+            unit.min(t.elements.max(1) as usize) * (t.element_bytes(0..sources.len()) + written)
+        };
         let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
+        let coders = options.threads * CODER_BYTES;
+        let resident =
+            resident + if delta || tensors.iter().any(|t| t.is_coded(0..sources.len())) { coders } else { 0 };
         let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
         let budget = Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)?;
         let mut plan = Self {
@@ -217,6 +259,11 @@ impl Plan {
         self.experts().len()
     }
 
+    /// Whether the output's delta file is written.
+    pub fn writes_delta(&self) -> bool {
+        self.options.delta && self.has_base
+    }
+
     /// The source whose order, side files and copied tensors the output takes.
     pub fn reference(&self) -> usize {
         0
@@ -232,9 +279,14 @@ impl Plan {
         self.shards.iter().map(Shard::file_bytes).sum()
     }
 
-    /// Bytes of all tensors of one source.
+    /// Bytes that are read of all tensors of one source.
     pub fn source_bytes(&self, source: usize) -> u64 {
         self.tensors.iter().map(|t| t.source_bytes(source)).sum()
+    }
+
+    /// Whether any source is a delta file.
+    pub fn has_coded(&self) -> bool {
+        self.tensors.iter().any(|t| t.is_coded(0..self.sources.len()))
     }
 
     /// Bytes that pass 1 reads; `None` if there is no pass 1.
@@ -246,7 +298,11 @@ impl Plan {
             Score::Random => return None,
         };
         let floats = self.tensors.iter().filter(|t| t.layer.is_some());
-        Some(floats.map(|t| sources.clone().map(|s| t.source_bytes(s)).sum::<u64>()).sum())
+        let bytes = |t: &PlannedTensor| {
+            let base = !sources.contains(&0) && t.is_coded(sources.clone());
+            sources.clone().chain(base.then_some(0)).map(|s| t.source_bytes(s)).sum::<u64>()
+        };
+        Some(floats.map(bytes).sum())
     }
 
     /// Elements of a tile whose elements take `element_bytes` in all, in whole blocks of `block` elements.
@@ -282,6 +338,11 @@ impl Plan {
         }
         warnings
     }
+}
+
+/// Elements that must be seen together where delta blocks are read or written, in blocks of `block`.
+pub fn coded_unit(block: usize) -> usize {
+    if CODED_BLOCK_ELEMENTS.is_multiple_of(block) { CODED_BLOCK_ELEMENTS } else { block }
 }
 
 fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> String {

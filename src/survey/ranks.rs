@@ -18,8 +18,8 @@ pub struct Ranks {
     hidden_zeros: u64,
     /// Counts of each worker: `[task][digit]`.
     counts: Vec<Mutex<Vec<u64>>>,
-    /// After the first pass: each task's bucket and how many values lie below it.
-    buckets: Option<Vec<(u32, u64)>>,
+    /// After the first pass: each task's bucket, how many values lie below it, and how many in it.
+    buckets: Option<Vec<(u32, u64, u64)>>,
     found: Vec<f32>,
 }
 
@@ -46,17 +46,18 @@ impl Ranks {
     }
 }
 
-/// The digit that holds the 1-based `rank`, and how many values lie below it; 0 where nothing was counted at all.
-fn locate(counts: &[u64], rank: u64) -> (u32, u64) {
+/// The digit that holds the 1-based `rank`, how many values lie below it and how many have it; 0 where nothing was
+/// counted at all.
+fn locate(counts: &[u64], rank: u64) -> (u32, u64, u64) {
     let mut below = 0;
     for (digit, &n) in counts.iter().enumerate() {
         if below + n >= rank {
-            return (digit as u32, below);
+            return (digit as u32, below, n);
         }
         below += n;
     }
     assert_eq!(below, 0, "rank {rank} beyond {below} counted values");
-    (0, 0)
+    (0, 0, 0)
 }
 
 impl Statistic for Ranks {
@@ -93,6 +94,17 @@ impl Statistic for Ranks {
 
     fn fold(&mut self, _tensor: usize, _sums: &[f64]) {}
 
+    fn takes_histograms(&self) -> bool {
+        self.buckets.is_none()
+    }
+
+    fn know(&mut self, task: usize, histogram: &[(u16, u64)]) {
+        let counts = self.counts[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        for &(bin, count) in histogram {
+            counts[task * HIGH + usize::from(bin)] += count;
+        }
+    }
+
     fn end_pass(&mut self) -> Progress {
         let counts = self.take_counts();
         let zeros = self.hidden_zeros;
@@ -100,14 +112,19 @@ impl Statistic for Ranks {
         match &self.buckets {
             None => {
                 let buckets = self.ranks.iter().enumerate().map(|(k, &rank)| match rank.checked_sub(zeros) {
-                    None | Some(0) => (0, 0),
+                    None | Some(0) => (0, 0, of_task(k)[0]),
                     Some(rank) => locate(of_task(k), rank),
                 });
                 self.buckets = Some(buckets.collect());
                 Progress::Again
             }
+            // A histogram that was taken on trust did not tell the truth: count everything.
+            Some(buckets) if (0..buckets.len()).any(|k| of_task(k).iter().sum::<u64>() != buckets[k].2) => {
+                self.buckets = None;
+                Progress::Again
+            }
             Some(buckets) => {
-                let found = self.ranks.iter().zip(buckets).enumerate().map(|(k, (&rank, &(bucket, below)))| {
+                let found = self.ranks.iter().zip(buckets).enumerate().map(|(k, (&rank, &(bucket, below, _)))| {
                     // Hidden zeros are the smallest of all values: ranks among them are zero.
                     match rank.checked_sub(zeros + below) {
                         None | Some(0) => 0.0,

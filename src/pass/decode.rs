@@ -1,0 +1,212 @@
+//! From a base's bytes and the payloads of a chain of deltas to a tensor's bytes.
+
+use crate::codec::{self, BLOCK};
+use crate::container::{ENTRY_BYTES, Entry, HEADER_BYTES, block_count, checksum};
+use crate::error::{Error, Result};
+use crate::limits::BLOCK_ELEMENTS;
+use crate::source::{Counter, Files, PieceHash};
+use crate::tensor::{Coded, Dtype, Link, Payload};
+use std::ops::Range;
+
+/// One compute thread's means of decoding.
+pub struct Decoder {
+    scratch: codec::Scratch,
+    /// The result of the step before.
+    before: Vec<u8>,
+    converted: Vec<u8>,
+    padded: Vec<u8>,
+    read: Vec<u8>,
+}
+
+/// What is to be decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// For messages.
+    pub tensor: &'a str,
+    /// The chain.
+    pub coded: &'a Coded,
+    /// Added to the payloads' file numbers.
+    pub first_file: usize,
+    /// The base's dtype and its bytes from the first wanted element on; `None` if there is no such tensor.
+    pub base: Option<(Dtype, &'a [u8])>,
+}
+
+impl Decoder {
+    pub fn new() -> Self {
+        Self {
+            scratch: codec::Scratch::new(),
+            before: Vec::new(),
+            converted: Vec::new(),
+            padded: Vec::new(),
+            read: Vec::new(),
+        }
+    }
+
+    /// Fills `out` with the bytes of `elements`, whole blocks of the tensor. `hashes`: one per file, fed with what is read.
+    pub fn decode(
+        &mut self,
+        files: &Files,
+        wanted: Wanted<'_>,
+        elements: Range<u64>,
+        counter: &Counter,
+        hashes: Option<&[PieceHash]>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut before = std::mem::take(&mut self.before);
+        let mut dtype = wanted.base.map(|(d, _)| d);
+        for (i, link) in wanted.coded.links.iter().enumerate() {
+            let base = match (i, wanted.base) {
+                (0, Some((_, bytes))) => bytes,
+                (0, None) => &[],
+                _ => {
+                    std::mem::swap(&mut before, out);
+                    &before
+                }
+            };
+            self.step(files, &wanted, link, (dtype, base), elements.clone(), out, counter, hashes)?;
+            dtype = Some(link.dtype);
+        }
+        self.before = before;
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step of one loop")]
+    fn step(
+        &mut self,
+        files: &Files,
+        wanted: &Wanted<'_>,
+        link: &Link,
+        (dtype, base): (Option<Dtype>, &[u8]),
+        elements: Range<u64>,
+        out: &mut Vec<u8>,
+        counter: &Counter,
+        hashes: Option<&[PieceHash]>,
+    ) -> Result<()> {
+        let size = link.dtype.bytes();
+        let end = elements.end.min(link.elements);
+        let count = end.saturating_sub(elements.start) as usize;
+        let common = link.base_elements.min(end).saturating_sub(elements.start) as usize;
+        let base = convert(dtype, link.dtype, base, common, &mut self.converted);
+        out.resize(count * size, 0);
+        let Some(payload) = link.payload else {
+            out.copy_from_slice(base);
+            return Ok(());
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let file = wanted.first_file + payload.file;
+        let blocks = elements.start / BLOCK as u64..block_count(end);
+        let table = Table { files, file, payload, link, tensor: wanted.tensor };
+        let entries = table.read(blocks.clone(), counter)?;
+        let at = payload.offset + table.front_bytes() + entries[0].end;
+        let length = (entries[entries.len() - 1].end - entries[0].end) as usize;
+        let span = files.span(file, at, length, &mut self.read, counter)?;
+        if let Some(hashes) = hashes {
+            hashes[file].update(at, &span);
+        }
+        for (i, pair) in entries.windows(2).enumerate() {
+            let first = entries[0].end;
+            let bytes = &span[(pair[0].end - first) as usize..(pair[1].end - first) as usize];
+            let number = blocks.start + i as u64;
+            table.check(number, &pair[1], bytes)?;
+            let range = i * BLOCK * size..((i + 1) * BLOCK * size).min(out.len());
+            let base = block_base(base, &range, &mut self.padded);
+            codec::decode(pair[1].kind, link.dtype, base, bytes, &mut self.scratch, &mut out[range]).map_err(
+                |why| table.bad(format!("block {number}: {}; the file is damaged, or made for another base", why.0)),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of `base` that lies in a block, padded with zeros where the base ends inside it; `None` beyond its end.
+pub fn block_base<'a>(base: &'a [u8], block: &Range<usize>, padded: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    if block.end <= base.len() {
+        return Some(&base[block.clone()]);
+    }
+    let part = base.get(block.start..).filter(|part| !part.is_empty())?;
+    padded.clear();
+    padded.extend_from_slice(part);
+    padded.resize(block.len(), 0);
+    Some(padded)
+}
+
+/// The first `elements` values of `base` in dtype `to`.
+pub fn convert<'a>(
+    from: Option<Dtype>,
+    to: Dtype,
+    base: &'a [u8],
+    elements: usize,
+    converted: &'a mut Vec<u8>,
+) -> &'a [u8] {
+    match from {
+        Some(from) if from != to && from.is_float() && to.is_float() => {
+            let mut values = [0.0; BLOCK_ELEMENTS];
+            converted.resize(elements * to.bytes(), 0);
+            let (from_bytes, to_bytes) = (from.bytes() * BLOCK_ELEMENTS, to.bytes() * BLOCK_ELEMENTS);
+            for (b, c) in base[..elements * from.bytes()].chunks(from_bytes).zip(converted.chunks_mut(to_bytes)) {
+                let values = &mut values[..c.len() / to.bytes()];
+                from.decode(b, values);
+                to.encode(values, c);
+            }
+            converted
+        }
+        Some(from) if from == to => &base[..elements * to.bytes()],
+        _ => &[],
+    }
+}
+
+/// The block table of one payload.
+struct Table<'a> {
+    files: &'a Files,
+    file: usize,
+    payload: Payload,
+    link: &'a Link,
+    tensor: &'a str,
+}
+
+impl Table<'_> {
+    fn front_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + block_count(self.link.elements) * ENTRY_BYTES as u64
+    }
+
+    /// The entries of `blocks`, and before them the one in front of the first.
+    fn read(&self, blocks: Range<u64>, counter: &Counter) -> Result<Vec<Entry>> {
+        let skipped = blocks.start.saturating_sub(1);
+        let at = self.payload.offset + HEADER_BYTES as u64 + skipped * ENTRY_BYTES as u64;
+        let length = (blocks.end - skipped) as usize * ENTRY_BYTES;
+        let mut buffer = Vec::new();
+        let span = self.files.span(self.file, at, length, &mut buffer, counter)?;
+        let start = (blocks.start == 0).then_some(Entry { end: 0, kind: 0, checksum: 0 });
+        let (chunks, _) = span.as_chunks::<ENTRY_BYTES>();
+        let entries: Vec<Entry> = start.into_iter().chain(chunks.iter().map(Entry::parse)).collect();
+        let room = self.payload.bytes - self.front_bytes() - u64::from(self.payload.histogram_bytes);
+        let raw = (BLOCK * self.link.dtype.bytes()) as u64;
+        let fits = |w: &[Entry]| w[0].end <= w[1].end && w[1].end - w[0].end <= raw && w[1].end <= room;
+        match entries.windows(2).position(|w| !fits(w)) {
+            Some(i) => {
+                Err(self.bad(format!("block {}: its place in the block table is impossible", blocks.start + i as u64)))
+            }
+            None => Ok(entries),
+        }
+    }
+
+    fn check(&self, block: u64, entry: &Entry, bytes: &[u8]) -> Result<()> {
+        let got = checksum(entry.kind, bytes);
+        if got == entry.checksum {
+            return Ok(());
+        }
+        Err(Error::HashDiffers {
+            path: self.files.path(self.file).to_owned(),
+            what: format!("tensor `{}`: block {block} is damaged", self.tensor),
+            expected: format!("{:016x}", entry.checksum),
+            got: format!("{got:016x}"),
+            hint: "Fetch the file again.",
+        })
+    }
+
+    fn bad(&self, problem: String) -> Error {
+        Error::BadTensor { path: self.files.path(self.file).to_owned(), tensor: self.tensor.to_owned(), problem }
+    }
+}

@@ -1,0 +1,135 @@
+//! From a tensor's bytes and its base's to coded blocks, with what is known of the task vector.
+
+use super::decode::{block_base, convert};
+use crate::codec::{self, BLOCK, Codec};
+use crate::container::{BINS, LOW_BITS, checksum};
+use crate::kernel::{self, Change};
+use crate::limits::BLOCK_ELEMENTS;
+use crate::tensor::Dtype;
+
+/// Runs shorter than this are counted by sorting instead of in a table.
+const COUNT_BY_SORTING: usize = 4096;
+
+/// Coded blocks of one tensor, in order, without a gap.
+#[derive(Debug, Default)]
+pub struct CodedRun {
+    /// Index of the tensor.
+    pub tensor: usize,
+    /// The blocks' bytes, one after another.
+    pub bytes: Vec<u8>,
+    /// Kind, length and checksum of each block.
+    pub blocks: Vec<(u8, usize, u64)>,
+    /// `None` where the task vector is not made of finite numbers.
+    pub statistics: Option<RunStatistics>,
+}
+
+/// What is known of a run of a task vector.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunStatistics {
+    /// Elements that differ, and by how much at most.
+    pub change: Change,
+    /// For each block of sums its sum of magnitudes and of squares.
+    pub sums: Vec<[f64; 2]>,
+    /// Counts by the upper bits of magnitudes, ascending.
+    pub histogram: Vec<(u16, u64)>,
+}
+
+/// One compute thread's means of coding.
+pub struct Coder {
+    codec: Codec,
+    scratch: codec::Scratch,
+    converted: Vec<u8>,
+    padded: Vec<u8>,
+    counts: Vec<u32>,
+    keys: Vec<u16>,
+}
+
+/// Both sides of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Sides<'a> {
+    /// Index of the tensor.
+    pub tensor: usize,
+    /// Dtype of the result.
+    pub dtype: Dtype,
+    /// The result's bytes.
+    pub result: &'a [u8],
+    /// The base's dtype and bytes, as far as it has these elements.
+    pub base: Option<(Dtype, &'a [u8])>,
+    /// Whether the whole tensor has the base's shape, so that it has a task vector.
+    pub same_shape: bool,
+}
+
+impl Coder {
+    pub fn new(codec: Codec) -> Self {
+        Self {
+            codec,
+            scratch: codec::Scratch::new(),
+            converted: Vec::new(),
+            padded: Vec::new(),
+            counts: vec![0; BINS],
+            keys: Vec::new(),
+        }
+    }
+
+    /// Codes a run of whole blocks.
+    pub fn code(&mut self, sides: Sides<'_>) -> CodedRun {
+        let size = sides.dtype.bytes();
+        let mut run = CodedRun { tensor: sides.tensor, statistics: self.statistics(sides), ..CodedRun::default() };
+        let elements = sides.base.map_or(0, |(dtype, bytes)| bytes.len() / dtype.bytes());
+        let (base_dtype, bytes) = sides.base.unzip();
+        let base = convert(base_dtype, sides.dtype, bytes.unwrap_or_default(), elements, &mut self.converted);
+        for start in (0..sides.result.len()).step_by(BLOCK * size) {
+            let block = start..(start + BLOCK * size).min(sides.result.len());
+            let base = block_base(base, &block, &mut self.padded);
+            let before = run.bytes.len();
+            let kind =
+                codec::encode(self.codec, sides.dtype, base, &sides.result[block], &mut self.scratch, &mut run.bytes);
+            let coded = &run.bytes[before..];
+            run.blocks.push((kind.byte(), coded.len(), checksum(kind.byte(), coded)));
+        }
+        run
+    }
+
+    fn statistics(&mut self, sides: Sides<'_>) -> Option<RunStatistics> {
+        let (dtype, base) = sides.base.filter(|(d, _)| sides.same_shape && d.is_float() && sides.dtype.is_float())?;
+        let elements = sides.result.len() / sides.dtype.bytes();
+        let mut found = RunStatistics::default();
+        let (mut b, mut x) = ([0.0; BLOCK_ELEMENTS], [0.0; BLOCK_ELEMENTS]);
+        self.keys.clear();
+        for start in (0..elements).step_by(BLOCK_ELEMENTS) {
+            let end = (start + BLOCK_ELEMENTS).min(elements);
+            let (b, x) = (&mut b[..end - start], &mut x[..end - start]);
+            dtype.decode(&base[start * dtype.bytes()..end * dtype.bytes()], b);
+            sides.dtype.decode(&sides.result[start * sides.dtype.bytes()..end * sides.dtype.bytes()], x);
+            found.change = found.change.join(kernel::change(b, x));
+            kernel::delta(b, x);
+            let sums = [kernel::magnitudes(x), kernel::squares(x)];
+            if !sums[0].is_finite() {
+                self.counts.fill(0);
+                return None;
+            }
+            found.sums.push(sums);
+            self.count(x, elements);
+        }
+        found.histogram = self.take_histogram(elements);
+        Some(found)
+    }
+
+    fn count(&mut self, x: &[f32], elements: usize) {
+        let key = |v: &f32| (v.to_bits() & 0x7fff_ffff) >> LOW_BITS;
+        if elements < COUNT_BY_SORTING {
+            self.keys.extend(x.iter().map(|v| key(v) as u16));
+        } else {
+            x.iter().for_each(|v| self.counts[key(v) as usize] += 1);
+        }
+    }
+
+    fn take_histogram(&mut self, elements: usize) -> Vec<(u16, u64)> {
+        if elements < COUNT_BY_SORTING {
+            self.keys.sort_unstable();
+            return self.keys.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u64)).collect();
+        }
+        let filled = self.counts.iter_mut().enumerate().filter(|(_, n)| **n > 0);
+        filled.map(|(bin, n)| (bin as u16, u64::from(std::mem::take(n)))).collect()
+    }
+}
