@@ -91,7 +91,12 @@ impl Permutation {
 
     /// The inverse of [`Permutation::permute`].
     pub fn unpermute(&self, permuted: &[u8], natural: &mut [u8]) {
-        match self.dtype.bytes() {
+        self.unpermute_as(self.dtype.bytes(), permuted, natural);
+    }
+
+    /// The same for elements of `size` bytes: values computed from those that the order was made for.
+    pub fn unpermute_as(&self, size: usize, permuted: &[u8], natural: &mut [u8]) {
+        match size {
             1 => self.gather(u8::split(permuted), u8::split_mut(natural)),
             2 => self.gather(u16::split(permuted), u16::split_mut(natural)),
             4 => self.gather(u32::split(permuted), u32::split_mut(natural)),

@@ -90,6 +90,12 @@ pub trait Method: Send + Sync {
         1
     }
 
+    /// Whether an output element depends on the same element of each model alone, wherever it lies: elements may then come
+    /// in any order.
+    fn is_elementwise(&self) -> bool {
+        false
+    }
+
     /// Bytes that the largest statistic keeps resident.
     fn resident_bytes(&self, _workers: usize) -> usize {
         0

@@ -40,6 +40,10 @@ pub const ENTRY: Entry = Entry {
 struct TaskArithmetic;
 
 impl Method for TaskArithmetic {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         weighted_sum(settings, tile.experts, out);
         if settings.flag("normalize") {

@@ -88,6 +88,10 @@ impl Method for Ties {
         Ranks::resident_bytes(self.density.len(), workers + 1)
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         for (x, &threshold) in tile.experts.iter_mut().zip(thresholds(done)) {
             kernel::trim(threshold, x);

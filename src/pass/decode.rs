@@ -1,6 +1,6 @@
 //! From a base's bytes and the payloads of a chain of deltas to a tensor's bytes.
 
-use crate::codec::{self, BLOCK};
+use crate::codec::{self, BLOCK, Corrupt, Permutation};
 use crate::container::{ENTRY_BYTES, Entry, HEADER_BYTES, block_count, checksum};
 use crate::error::{Error, Result};
 use crate::limits::BLOCK_ELEMENTS;
@@ -96,27 +96,45 @@ impl Decoder {
             return Ok(());
         }
         let file = wanted.first_file + payload.file;
-        let blocks = elements.start / BLOCK as u64..block_count(end);
         let table = Table { files, file, payload, link, tensor: wanted.tensor };
-        let entries = table.read(blocks.clone(), counter)?;
-        let at = payload.offset + table.front_bytes() + entries[0].end;
-        let length = (entries[entries.len() - 1].end - entries[0].end) as usize;
-        let span = files.span(file, at, length, &mut self.read, counter)?;
-        if let Some(hashes) = hashes {
-            hashes[file].update(at, &span);
-        }
-        for (i, pair) in entries.windows(2).enumerate() {
-            let first = entries[0].end;
-            let bytes = &span[(pair[0].end - first) as usize..(pair[1].end - first) as usize];
-            let number = blocks.start + i as u64;
-            table.check(number, &pair[1], bytes)?;
+        let Self { scratch, padded, read, .. } = self;
+        table.for_each(elements.start / BLOCK as u64..block_count(end), read, counter, hashes, |i, kind, bytes| {
             let range = i * BLOCK * size..((i + 1) * BLOCK * size).min(out.len());
-            let base = block_base(base, &range, &mut self.padded);
-            codec::decode(pair[1].kind, link.dtype, base, bytes, &mut self.scratch, &mut out[range]).map_err(
-                |why| table.bad(format!("block {number}: {}; the file is damaged, or made for another base", why.0)),
-            )?;
-        }
-        Ok(())
+            let base = block_base(base, &range, padded);
+            codec::decode(kind, link.dtype, base, bytes, scratch, &mut out[range])
+        })
+    }
+
+    /// The same for a chain of one link whose base has its dtype and shape, in the order of `orders`, one for each block.
+    /// `wanted.base` is in that order.
+    pub fn decode_permuted(
+        &mut self,
+        files: &Files,
+        wanted: Wanted<'_>,
+        elements: Range<u64>,
+        orders: &[Permutation],
+        counter: &Counter,
+        hashes: Option<&[PieceHash]>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let link = &wanted.coded.links[0];
+        let base = wanted.base.map_or(&[][..], |(_, bytes)| bytes);
+        let Some(payload) = link.payload else {
+            out.clear();
+            out.extend_from_slice(base);
+            return Ok(());
+        };
+        let size = link.dtype.bytes();
+        out.resize(base.len(), 0);
+        let file = wanted.first_file + payload.file;
+        let table = Table { files, file, payload, link, tensor: wanted.tensor };
+        let Self { scratch, read, .. } = self;
+        let blocks = elements.start / BLOCK as u64..block_count(elements.end);
+        table.for_each(blocks, read, counter, hashes, |i, kind, bytes| {
+            let range = i * BLOCK * size..((i + 1) * BLOCK * size).min(base.len());
+            let base = &base[range.clone()];
+            codec::decode_permuted(kind, link.dtype, base, &orders[i], bytes, scratch, &mut out[range])
+        })
     }
 }
 
@@ -190,6 +208,33 @@ impl Table<'_> {
             }
             None => Ok(entries),
         }
+    }
+
+    /// Reads `blocks`, checks their sums, and shows number (from 0), kind and bytes of each to `decode`.
+    fn for_each(
+        &self,
+        blocks: Range<u64>,
+        buffer: &mut Vec<u8>,
+        counter: &Counter,
+        hashes: Option<&[PieceHash]>,
+        mut decode: impl FnMut(usize, u8, &[u8]) -> std::result::Result<(), Corrupt>,
+    ) -> Result<()> {
+        let entries = self.read(blocks.clone(), counter)?;
+        let (first, last) = (entries[0].end, entries[entries.len() - 1].end);
+        let at = self.payload.offset + self.front_bytes() + first;
+        let span = self.files.span(self.file, at, (last - first) as usize, buffer, counter)?;
+        if let Some(hashes) = hashes {
+            hashes[self.file].update(at, &span);
+        }
+        for (i, pair) in entries.windows(2).enumerate() {
+            let bytes = &span[(pair[0].end - first) as usize..(pair[1].end - first) as usize];
+            let number = blocks.start + i as u64;
+            self.check(number, &pair[1], bytes)?;
+            decode(i, pair[1].kind, bytes).map_err(|why| {
+                self.bad(format!("block {number}: {}; the file is damaged, or made for another base", why.0))
+            })?;
+        }
+        Ok(())
     }
 
     fn check(&self, block: u64, entry: &Entry, bytes: &[u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::encode::{CodedRun, Coder, Sides};
 use super::job::{Cut, Job, Tile, jobs, range};
 use super::pipeline::Pipeline;
-use super::scratch::{Reader, Scratch, Spans, blocks};
+use super::scratch::{Order, Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Source, Work};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -151,6 +151,7 @@ impl Engine<'_> {
         mut delta: Option<&mut dyn DeltaTarget>,
     ) -> Result<Outcome> {
         let codes = delta.is_some();
+        let order = if merge.method.is_elementwise() { Order::Any } else { Order::Natural };
         let counter = Counter::default();
         let (free, reuse) = crossbeam_channel::unbounded::<Vec<u8>>();
         let mut changes = vec![None; self.plan.tensors.len()];
@@ -158,6 +159,7 @@ impl Engine<'_> {
         let worker = |_| {
             let mut scratch = Scratch::new(self.plan.expert_count());
             let mut reader = Reader::new(self.plan.sources.len());
+            let mut permuted = Vec::new();
             let mut coder = codes.then(|| Coder::new(Codec::Auto));
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
@@ -167,8 +169,19 @@ impl Engine<'_> {
                 }
                 let mut output = Output { bytes, ..Output::default() };
                 for tile in &job.tiles {
-                    let spans = Spans::read(self, &merge.works[tile.work], tile, &mut reader, counter, merge.hash)?;
-                    self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                    let work = &merge.works[tile.work];
+                    let spans = Spans::read(self, work, tile, &mut reader, counter, merge.hash, order)?;
+                    let made = self.make_tile(merge, tile, &spans, &mut scratch, &mut output);
+                    if made.is_err() && spans.is_permuted() {
+                        // The error tells a place in another order: find it again in the tensor's own.
+                        let none = vec![false; merge.hash.len()];
+                        let mut reader = Reader::new(self.plan.sources.len());
+                        let spans = Spans::read(self, work, tile, &mut reader, counter, &none, Order::Natural)?;
+                        output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
+                        self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                    }
+                    made?;
+                    self.restore_tile(merge, tile, &spans, &mut permuted, &mut output);
                     self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
                 }
                 output.hash(merge.written);
@@ -244,6 +257,23 @@ impl Engine<'_> {
         }
     }
 
+    /// Brings what was computed into the order of the tensor's elements.
+    fn restore_tile(
+        &self,
+        merge: &Merge<'_>,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        permuted: &mut Vec<u8>,
+        output: &mut Output,
+    ) {
+        let tensor = merge.works[tile.work].tensor;
+        if spans.is_permuted() && merge.actions[tensor].copied != Copied::Bytes {
+            let size = self.plan.tensors[tensor].dtype.bytes();
+            let bytes = tile.elements * size;
+            spans.restore(size, &mut output.bytes[output.used - bytes..output.used], permuted);
+        }
+    }
+
     /// Hashes the tile as part of its tensor, and codes it against the base, as far as either is wanted.
     fn describe_tile(
         &self,
@@ -258,7 +288,7 @@ impl Engine<'_> {
         let Some(source) = self.plan.base() else { return };
         let base = t.places[source].dtype;
         if let Some(hashes) = merge.tensor_hashes {
-            hashes.base[work.tensor].update(tile.start * base.bytes() as u64, spans.bytes(source));
+            hashes.base[work.tensor].update(tile.start * base.bytes() as u64, spans.natural_base(source));
         }
         if merge.actions[work.tensor].copied == Copied::Bytes {
             return;
@@ -269,7 +299,7 @@ impl Engine<'_> {
             hashes.result[work.tensor].update(tile.start * t.dtype.bytes() as u64, result);
         }
         if let Some(coder) = coder {
-            let base = Some((base, spans.bytes(source)));
+            let base = Some((base, spans.natural_base(source)));
             let sides = Sides { tensor: work.tensor, dtype: t.dtype, result, base, same_shape: true };
             output.coded.push(coder.code(sides));
         }

@@ -2,7 +2,7 @@
 
 use super::job::{Cut, Job, jobs};
 use super::pipeline::Pipeline;
-use super::scratch::{Reader, Scratch, Spans, blocks};
+use super::scratch::{Order, Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Work};
 use crate::error::Result;
 use crate::source::Counter;
@@ -50,7 +50,7 @@ impl Engine<'_> {
                 let mut sums = Vec::with_capacity(job.tiles.len());
                 for tile in &job.tiles {
                     let work = &works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut reader, counter, hash)?;
+                    let spans = Spans::read(self, work, tile, &mut reader, counter, hash, Order::Natural)?;
                     let mut of_tile = Vec::new();
                     for block in blocks(tile.elements, cut.block(&self.plan.tensors[work.tensor])) {
                         spans.load(&block, form, false, checked, &mut scratch)?;

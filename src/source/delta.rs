@@ -9,7 +9,7 @@ use crate::container::{
 };
 use crate::error::{Error, Result};
 use crate::limits::{CHAIN_MAX, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX};
-use crate::tensor::{Coded, Entry, FileEntry, Inventory, Link, Payload};
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Payload};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -54,7 +54,8 @@ impl DeltaFile {
             let name = payload_name(&t.name);
             let place = payloads.get_mut(&name);
             match (place, &t.payload) {
-                (None, None) => {}
+                (None, None) if is_base(t) => {}
+                (None, None) => return Err(bad_tensor(path, &t.name, "has no payload, and no base of its shape")),
                 (Some(place), Some(_)) => {
                     let head = read_head(&handle, path, t, place)?;
                     heads.insert(name, head);
@@ -308,6 +309,12 @@ fn read_head(file: &File, path: &Path, t: &Tensor, place: &mut (u64, u64)) -> Re
     }
     place.1 = length;
     Ok(head)
+}
+
+/// Whether the base alone can give every element.
+fn is_base(t: &Tensor) -> bool {
+    let converts = |from: Dtype| from == t.dtype || (from.is_float() && t.dtype.is_float());
+    t.shape.contains(&0) || t.base.as_ref().is_some_and(|b| b.shape == t.shape && converts(b.dtype))
 }
 
 /// Fails unless elements and bytes fit into 64 bits, on both sides.
