@@ -27,6 +27,8 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Check hashes and structure of a delta file or a merged model.
     Verify(VerifyArgs),
+    /// Keep many delta files in one folder, each payload once.
+    Store(StoreArgs),
     /// Show what a checkpoint, a delta file or a merged model holds.
     Inspect(InspectArgs),
     /// List merge methods, or explain one.
@@ -71,7 +73,10 @@ pub struct MergeArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Do not write OUT/merged.tvd, the delta file of the output.
+    /// Where to write the delta file of the output [default: OUT/merged.tvd].
+    #[arg(long, value_name = "PATH", conflicts_with = "no_delta")]
+    pub delta: Option<PathBuf>,
+    /// Write no delta file.
     #[arg(long)]
     pub no_delta: bool,
     /// Do not hash the inputs while they are read.
@@ -315,6 +320,55 @@ pub struct VerifyArgs {
     pub against: Option<String>,
     #[command(flatten)]
     pub files: FileArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Take in a delta file.
+    Add {
+        /// The store's folder; made if it does not exist.
+        dir: PathBuf,
+        /// The delta file; it may be deleted afterwards.
+        delta: PathBuf,
+        /// What to call it [default: the file's name without .tvd].
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List what is there.
+    List {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a delta file out again, the very bytes that were added.
+    Get {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Its name there.
+        name: String,
+        /// The delta file to write.
+        #[arg(short, long, value_name = "X.tvd")]
+        output: PathBuf,
+        /// Replace the output once the new one is whole.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Remove payloads that no delta uses.
+    Gc {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Forget this delta first; may be given many times.
+        #[arg(long = "drop", value_name = "NAME")]
+        drop: Vec<String>,
+    },
 }
 
 /// How files are read, where there is no recipe.

@@ -33,6 +33,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         io: io(args.limits.io),
         links: links(&args.recipe),
         hash_inputs: !args.no_input_hashes,
+        delta: args.delta.as_deref(),
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
         progress: progress.as_ref(),
         stop,

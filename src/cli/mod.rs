@@ -9,6 +9,7 @@ mod methods;
 mod print;
 mod progress;
 mod saliency;
+mod store;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -35,6 +36,7 @@ pub fn run() -> ExitCode {
         Command::Diff(args) => delta::diff(args, &cli.common, &stop),
         Command::Apply(args) => delta::apply(args, &cli.common, &stop),
         Command::Verify(args) => delta::verify(args, &cli.common, &stop),
+        Command::Store(args) => store::store(args, &cli.common),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Methods(args) => methods::methods(args),
         Command::Demo(args) => demo::demo(args, &cli.common, &stop),

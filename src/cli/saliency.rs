@@ -17,6 +17,7 @@ pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
     let run = Run {
         io: io(args.limits.io),
         links: links(&args.recipe),
+        delta: None,
         hash_inputs: false,
         existing: Existing::Refuse,
         progress: progress.as_ref(),

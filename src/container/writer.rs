@@ -5,6 +5,7 @@ use super::payload::{ALIGNMENT, ENTRY_BYTES, Entry, HEADER_BYTES, Head, block_co
 use super::{FILES, FORMAT, INDEX, Metadata, payload_name, section};
 use crate::error::{Error, Result};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +104,22 @@ impl Writer {
         self.patch(current.start, &patch)?;
         self.close(payload_name(name), current.start)?;
         Ok(Some(current.hasher.finalize().to_hex().to_string()))
+    }
+
+    /// Takes a tensor's payload as it is, from the file at `path`.
+    pub fn copy(&mut self, tensor: &str, path: &Path) -> Result<()> {
+        let start = self.position();
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        loop {
+            let held = self.buffer.len();
+            self.buffer.resize(held + BUFFER_BYTES, 0);
+            let bytes = file.read(&mut self.buffer[held..]).map_err(Error::io(path, "read"))?;
+            self.buffer.truncate(held + bytes);
+            if bytes == 0 {
+                return self.close(payload_name(tensor), start);
+            }
+            self.flush()?;
+        }
     }
 
     /// Adds the payloads that describe the others, writes the header and syncs. Returns the file's length.

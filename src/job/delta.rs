@@ -6,11 +6,11 @@ use crate::limits::DELTA_FILES_MAX_BYTES;
 use crate::pass::{Action, Copied, TensorHashes};
 use crate::plan::Plan;
 use crate::report::OutputFile;
-use crate::sink::{DeltaSink, DeltaTensor, Extra, Hashes, Staging};
+use crate::sink::{DeltaSink, DeltaTensor, Extra, Hashes};
 use crate::source::PieceHash;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-const NAME: &str = "merged.tvd";
+pub const NAME: &str = "merged.tvd";
 
 /// Whether tensors must be hashed: for the delta file's index, or to see that the base is the one that inputs are made for.
 pub fn wants_hashes(plan: &Plan, hash_inputs: bool) -> bool {
@@ -27,7 +27,7 @@ pub fn tensor_hashes(plan: &Plan) -> TensorHashes {
 }
 
 /// Begins the delta file.
-pub fn create(plan: &Plan, actions: &[Action], staging: &Staging) -> Result<DeltaSink> {
+pub fn create(plan: &Plan, actions: &[Action], path: &Path) -> Result<DeltaSink> {
     let tensor = |t: &crate::plan::PlannedTensor| DeltaTensor {
         name: t.name.clone(),
         dtype: t.dtype,
@@ -36,7 +36,7 @@ pub fn create(plan: &Plan, actions: &[Action], staging: &Staging) -> Result<Delt
         base_elements: t.elements,
         scheme: (0, 0),
     };
-    let mut sink = DeltaSink::create(&staging.folder().join(NAME), plan.tensors.iter().map(tensor).collect())?;
+    let mut sink = DeltaSink::create(path, plan.tensors.iter().map(tensor).collect())?;
     let equal = actions.iter().enumerate().filter(|(_, a)| a.copied == Copied::Bytes);
     equal.for_each(|(tensor, _)| sink.equal(tensor));
     Ok(sink)
@@ -116,15 +116,25 @@ impl Kept {
     }
 }
 
+/// A delta file under way.
+pub struct Made {
+    pub sink: DeltaSink,
+    /// Of all tensors.
+    pub hashes: Vec<Hashes>,
+    pub path: PathBuf,
+    /// Whether it lies in the output's folder.
+    pub inside: bool,
+}
+
 /// Completes the delta file and tells its length and hash.
-pub fn finish(sink: DeltaSink, hashes: &[Hashes], kept: Kept, staging: &Staging) -> Result<OutputFile> {
-    let path = staging.folder().join(NAME);
+pub fn finish(made: Made, kept: Kept) -> Result<OutputFile> {
+    let Made { sink, hashes, path, .. } = made;
     if kept.content.len() as u64 > DELTA_FILES_MAX_BYTES {
         let problem =
             format!("the side files take {} bytes; a delta file keeps {DELTA_FILES_MAX_BYTES}", kept.content.len());
         return Err(Error::malformed(&path, format!("{problem}; pass --no-delta")));
     }
-    let (_, bytes) = sink.finish(hashes, Extra { files: kept.files, content: kept.content, ..Extra::default() })?;
+    let (_, bytes) = sink.finish(&hashes, Extra { files: kept.files, content: kept.content, ..Extra::default() })?;
     let mut hasher = blake3::Hasher::new();
     let file = std::fs::File::open(&path).map_err(Error::io(&path, "open"))?;
     hasher.update_reader(file).map_err(Error::io(&path, "read"))?;

@@ -8,11 +8,13 @@ mod machine;
 mod output;
 mod scoring;
 mod sides;
+mod store;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use scoring::Scoring;
+pub use store::{Added, Expert, Store};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};
@@ -21,7 +23,7 @@ use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, PassRun, Prog
 use crate::plan::{Options, Plan};
 use crate::recipe::Recipe;
 use crate::report::Report;
-use crate::sink::{Existing, Shards, Staging};
+use crate::sink::{Existing, Shards, StagedFile, Staging};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::{Form, Survey};
 use crate::tensor::{Bytes, Inventory};
@@ -37,6 +39,8 @@ pub struct Run<'a> {
     pub links: Links,
     /// Whether inputs are hashed while they are read.
     pub hash_inputs: bool,
+    /// Where the delta file of the output goes, if not into the output.
+    pub delta: Option<&'a Path>,
     /// What happens to an output that is there.
     pub existing: Existing,
     /// Hears how it goes.
@@ -102,6 +106,8 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let inputs: Vec<&Path> =
         plan.sources.iter().map(|s| s.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
     let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
+    let aside = run.delta.filter(|_| plan.writes_delta());
+    let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
@@ -116,7 +122,8 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let shards = Shards::create(staging.folder(), &plan.shards)?;
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
     let tensor_hashes = delta::wants_hashes(plan, run.hash_inputs).then(|| delta::tensor_hashes(plan));
-    let mut delta = plan.writes_delta().then(|| delta::create(plan, &actions, &staging)).transpose()?;
+    let delta_path = aside.as_ref().map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
+    let mut delta = plan.writes_delta().then(|| delta::create(plan, &actions, &delta_path)).transpose()?;
     let merge = Merge {
         works: &works,
         actions: &actions,
@@ -138,7 +145,12 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 
     let made = output::Made {
         plan,
-        delta: delta.zip(hashes),
+        delta: delta.zip(hashes).map(|(sink, hashes)| delta::Made {
+            sink,
+            hashes,
+            path: delta_path,
+            inside: aside.is_none(),
+        }),
         links: run.links,
         scoring: &scoring,
         actions: &actions,
@@ -150,6 +162,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     };
     let report = made.write(&staging)?;
     staging.publish()?;
+    aside.map(StagedFile::publish).transpose()?;
     tracing::info!("published {}", out.display());
     Ok(report)
 }

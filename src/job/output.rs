@@ -8,7 +8,7 @@ use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
 use crate::plan::{Plan, Shard};
 use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
-use crate::sink::{DeltaSink, Hashes, Staging, card, find_side_files, free_bytes};
+use crate::sink::{Staging, card, find_side_files, free_bytes};
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
 use std::path::Path;
@@ -17,8 +17,8 @@ use std::time::Instant;
 /// What the passes made.
 pub struct Made<'a> {
     pub plan: &'a Plan,
-    /// The delta file under way and the hashes of all tensors.
-    pub delta: Option<(DeltaSink, Vec<Hashes>)>,
+    /// The delta file under way.
+    pub delta: Option<delta::Made>,
     pub links: Links,
     pub scoring: &'a Scoring,
     pub actions: &'a [Action],
@@ -36,7 +36,9 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
         .filter_map(|f| std::fs::metadata(&f.path).ok())
         .map(|m| m.len())
         .sum();
-    Ok(Bytes(plan.output_bytes() + side + DISK_RESERVE_BYTES))
+    // A delta file is never larger than what it codes, but how much smaller shows only at the end.
+    let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
+    Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
 }
 
 /// Fails if the file system of `out` has too little space.
@@ -71,8 +73,10 @@ impl Made<'_> {
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
         write("README.md", card(self.plan).as_bytes())?;
-        if let Some((sink, hashes)) = self.delta.take() {
-            outputs.push(delta::finish(sink, &hashes, kept.unwrap_or_default(), staging)?);
+        if let Some(made) = self.delta.take() {
+            let inside = made.inside;
+            let file = delta::finish(made, kept.unwrap_or_default())?;
+            outputs.extend(inside.then_some(file));
         }
         let report = self.report(outputs);
         let mut json = serde_json::to_vec_pretty(&report).map_err(|e| Error::Usage(format!("report: {e}")))?;

@@ -10,4 +10,4 @@ pub use card::card;
 pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes};
 pub use shards::Shards;
 pub use side_files::{SideFile, find as find_side_files, find_all as find_all_files};
-pub use staging::{Existing, StagedFile, Staging, free_bytes};
+pub use staging::{Existing, Locked, StagedFile, Staging, free_bytes, stream_whole, write_whole};

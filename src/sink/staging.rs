@@ -100,6 +100,53 @@ impl Drop for Staging {
     }
 }
 
+/// A lock on an output, free again when dropped.
+#[derive(Debug)]
+pub struct Locked {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Locked {
+    /// Takes the lock file at `path`, which guards `out`. Waits for nobody.
+    pub fn take(path: &Path, out: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), _file: lock(path, out)? })
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Makes `path` with this content: whole and synced, or not at all.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    stream_whole(path, |out| out(content)).map(drop)
+}
+
+/// Makes `path` of what `write` puts out: whole and synced, or not at all. Returns its length.
+pub fn stream_whole(path: &Path, write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>) -> Result<u64> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+    let part = parent.join(format!(".{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
+    let mut file = File::create(&part).map_err(Error::io(&part, "create"))?;
+    let mut bytes = 0;
+    let written = write(&mut |piece| {
+        bytes += piece.len() as u64;
+        file.write_all(piece).map_err(Error::io(&part, "write"))
+    });
+    let named = written.and_then(|()| {
+        file.sync_all().map_err(Error::io(&part, "sync"))?;
+        fs::rename(&part, path).map_err(Error::io(path, "give the file its name"))?;
+        sync_folder(parent)
+    });
+    if named.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    named.map(|()| bytes)
+}
+
 /// A single file being built beside its final name.
 #[derive(Debug)]
 pub struct StagedFile {

@@ -15,6 +15,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// Bytes copied at a time.
+const COPY_BYTES: u64 = 1 << 20;
+
 /// A delta file whose header and index have been checked.
 #[derive(Debug)]
 pub struct DeltaFile {
@@ -78,6 +81,17 @@ impl DeltaFile {
         let name = payload_name(&tensor.name);
         let (offset, bytes) = *self.payloads.get(&name)?;
         Some((self.heads[&name], offset, bytes))
+    }
+
+    /// Hands a range of the file to `out`, piece by piece.
+    pub fn copy(&self, offset: u64, bytes: u64, out: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut at = offset;
+        while at < offset + bytes {
+            let piece = COPY_BYTES.min(offset + bytes - at);
+            out(&read_range(&self.handle, &self.file.path, at, piece)?)?;
+            at += piece;
+        }
+        Ok(())
     }
 
     /// The kept headers and side files, one after another.

@@ -99,7 +99,14 @@ pub fn merge_recipe(path: &Path, out: &Path) -> taskvec::Result<Report> {
 pub fn merge(recipe: Recipe, folder: &Path, out: &Path, options: Options, io: Io) -> taskvec::Result<Report> {
     let plan = job::plan(recipe, folder, Links::Inside, options)?;
     let stop = Stop::default();
-    let run =
-        Run { io, links: Links::Inside, hash_inputs: true, existing: Existing::Refuse, progress: &Silent, stop: &stop };
+    let run = Run {
+        io,
+        links: Links::Inside,
+        delta: None,
+        hash_inputs: true,
+        existing: Existing::Refuse,
+        progress: &Silent,
+        stop: &stop,
+    };
     job::merge(&plan, out, &run)
 }
