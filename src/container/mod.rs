@@ -29,6 +29,11 @@ pub fn payload_name(tensor: &str) -> String {
     format!("{tensor}#d0")
 }
 
+/// Checksum of a histogram as it is stored; 0 for none.
+pub fn histogram_checksum(bytes: &[u8]) -> u64 {
+    if bytes.is_empty() { 0 } else { checksum(0, bytes) }
+}
+
 /// xxh3-64 of a block, seeded with its kind.
 pub fn checksum(kind: u8, bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(bytes, u64::from(kind))

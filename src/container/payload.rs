@@ -33,6 +33,8 @@ pub struct Head {
     pub base_elements: u64,
     /// Bytes of the histogram behind the blocks.
     pub histogram_bytes: u32,
+    /// Checksum of the histogram, 0 if there is none.
+    pub histogram_checksum: u64,
 }
 
 /// Where a block lies and what it is.
@@ -77,6 +79,7 @@ impl Head {
         put(&bytes.to_le_bytes());
         put(&MIN_READER.to_le_bytes());
         put(&self.histogram_bytes.to_le_bytes());
+        put(&self.histogram_checksum.to_le_bytes());
         out
     }
 
@@ -91,7 +94,7 @@ impl Head {
         if layout != LAYOUT || u32_at(48) > MIN_READER {
             return Err(format!("layout {layout} needs a newer taskvec"));
         }
-        if u32::from(bytes[7]) != BLOCK_LOG2 || bytes[10..12] != [0, 0] || bytes[56..].iter().any(|&b| b != 0) {
+        if u32::from(bytes[7]) != BLOCK_LOG2 || bytes[10..12] != [0, 0] {
             return Err("reserved bytes of the payload's header are set".into());
         }
         let dtype = |c: u8| decode(c).ok_or_else(|| format!("unknown dtype code {c}"));
@@ -103,6 +106,7 @@ impl Head {
             elements: u64_at(16),
             base_elements: u64_at(24),
             histogram_bytes: u32_at(52),
+            histogram_checksum: u64_at(56),
         };
         if u64_at(32) != block_count(head.elements) {
             return Err(format!("{} blocks for {} elements", u64_at(32), head.elements));
@@ -172,10 +176,11 @@ mod tests {
             elements: 1 << 40,
             base_elements: 12,
             histogram_bytes: 5,
+            histogram_checksum: 6,
         };
         let bytes = head.to_bytes(99);
         assert_eq!(Head::parse(&bytes).unwrap(), (head, 99));
-        for at in (0..6).chain([7, 10, 11]).chain(32..40).chain(56..64) {
+        for at in (0..6).chain([7, 10, 11]).chain(32..40) {
             let mut bad = bytes;
             bad[at] ^= 1;
             assert!(Head::parse(&bad).is_err(), "byte {at}");

@@ -2,7 +2,7 @@
 
 use super::index::Index;
 use super::payload::{ALIGNMENT, ENTRY_BYTES, Entry, HEADER_BYTES, Head, block_count};
-use super::{FILES, FORMAT, INDEX, Metadata, payload_name, section};
+use super::{FILES, FORMAT, INDEX, Metadata, histogram_checksum, payload_name, section};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
@@ -98,6 +98,7 @@ impl Writer {
         current.hasher.update(histogram);
         self.buffer.extend_from_slice(histogram);
         current.head.histogram_bytes = histogram.len() as u32;
+        current.head.histogram_checksum = histogram_checksum(histogram);
         let mut patch = current.head.to_bytes(front + current.block_bytes + histogram.len() as u64).to_vec();
         patch.append(&mut current.table);
         current.hasher.update(&patch);

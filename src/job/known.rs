@@ -48,8 +48,10 @@ pub fn histograms(plan: &Plan, files: &Files, works: &[Work], statistic: &mut dy
 }
 
 fn has_histogram(plan: &Plan, tensor: usize, source: usize) -> bool {
-    plan.tensors[tensor].places[source]
-        .coded
-        .as_ref()
-        .is_some_and(|c| c.statistics.is_some() && c.links[0].payload.is_none_or(|p| p.histogram_bytes > 0))
+    let Some(coded) = &plan.tensors[tensor].places[source].coded else { return false };
+    // Without a payload the bytes are those of the base in the model's dtype: the values differ if that one is narrower.
+    coded.statistics.is_some_and(|s| match coded.links[0].payload {
+        Some(payload) => payload.histogram_bytes > 0,
+        None => s.changed == 0,
+    })
 }

@@ -89,7 +89,10 @@ impl Decoder {
         let base = convert(dtype, link.dtype, base, common, &mut self.converted);
         out.resize(count * size, 0);
         let Some(payload) = link.payload else {
-            out.copy_from_slice(base);
+            // Every block is EQUAL; where the base ends inside the last one, the rest is the padding.
+            let (same, padding) = out.split_at_mut(base.len());
+            same.copy_from_slice(base);
+            padding.fill(0);
             return Ok(());
         };
         if count == 0 {

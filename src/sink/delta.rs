@@ -95,6 +95,7 @@ impl DeltaSink {
                 elements: t.shape.iter().product(),
                 base_elements: t.base_elements,
                 histogram_bytes: 0,
+                histogram_checksum: 0,
             });
             self.current = Some(run.tensor);
             self.gathered = Gathered(Some(Sums::default()));

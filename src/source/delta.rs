@@ -4,8 +4,8 @@ use super::checkpoint::{open_regular, read_range};
 use super::files::{Counter, Files};
 use super::header::{header_bytes, parse_header};
 use crate::container::{
-    ENTRY_BYTES, Entry as TableEntry, FILES, HEADER_BYTES, Head, Histogram, INDEX, Index, Metadata, Tensor, checksum,
-    parse_histogram, payload_name, unpack_section,
+    ENTRY_BYTES, Entry as TableEntry, FILES, HEADER_BYTES, Head, Histogram, INDEX, Index, Kept, Metadata, Tensor, checksum,
+    RestoredFile, block_count, histogram_checksum, parse_histogram, payload_name, unpack_section,
 };
 use crate::error::{Error, Result};
 use crate::limits::{CHAIN_MAX, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX};
@@ -42,23 +42,26 @@ pub fn is_delta(path: &Path) -> bool {
 impl DeltaFile {
     /// Opens `path` and reads header, index and the heads of all payloads.
     pub fn open(path: &Path) -> Result<Self> {
-        let (handle, file, metadata, entries) = read_front(path)?;
+        let Front { handle, file, metadata, fields, entries } = read_front(path)?;
         let bad = |problem: String| Error::malformed(path, problem);
+        if let Some(e) = entries.iter().find(|e| e.dtype != Dtype::U8 || e.shape.len() != 1) {
+            return Err(bad(format!("payload `{}` is {} {:?}, expected U8 of one dimension", e.name, e.dtype, e.shape)));
+        }
         let mut payloads: BTreeMap<String, (u64, u64)> =
             entries.into_iter().map(|e| (e.name, (e.offset, e.bytes))).collect();
         let index = section(&handle, path, &payloads, INDEX, DELTA_INDEX_MAX_BYTES)?;
         let index: Index = serde_json::from_slice(&index).map_err(|e| bad(format!("`{INDEX}`: {e}")))?;
-        if index.metadata != metadata.fields() {
+        if index.metadata != fields {
             return Err(bad("the metadata of its header is not the one in its index".into()));
         }
+        check_files(&index.files).map_err(bad)?;
         let mut heads = BTreeMap::new();
         for t in &index.tensors {
             check_shape(path, t)?;
             let name = payload_name(&t.name);
             let place = payloads.get_mut(&name);
             match (place, &t.payload) {
-                (None, None) if is_base(t) => {}
-                (None, None) => return Err(bad_tensor(path, &t.name, "has no payload, and no base of its shape")),
+                (None, None) => check_equal(path, t)?,
                 (Some(place), Some(_)) => {
                     let head = read_head(&handle, path, t, place)?;
                     heads.insert(name, head);
@@ -134,9 +137,7 @@ impl DeltaFile {
                 at = entry.end;
             }
             let histogram = read_range(&self.handle, path, offset + front + at, bytes - front - at)?;
-            if !histogram.is_empty() && parse_histogram(&histogram, head.elements).is_none() {
-                return Err(bad_tensor(path, &t.name, "its histogram does not parse"));
-            }
+            check_histogram(path, &t.name, &head, &histogram)?;
             let got = hasher.update(&histogram).update(&table).finalize().to_hex().to_string();
             if t.payload.as_ref() != Some(&got) {
                 return Err(Error::HashDiffers {
@@ -192,7 +193,7 @@ impl DeltaFile {
             }),
             dtype: t.dtype,
             elements: t.shape.iter().product(),
-            base_elements: payload.map_or_else(|| t.shape.iter().product(), |(head, ..)| head.base_elements),
+            base_elements: comparable_with_base(t),
         }
     }
 }
@@ -266,21 +267,32 @@ fn deltas_in(folder: &Path) -> Vec<(PathBuf, Metadata)> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| is_delta(p)).collect();
     paths.sort();
-    paths.into_iter().filter_map(|p| read_front(&p).ok().map(|(_, _, metadata, _)| (p, metadata))).collect()
+    paths.into_iter().filter_map(|p| read_front(&p).ok().map(|front| (p, front.metadata))).collect()
 }
 
-fn read_front(path: &Path) -> Result<(File, FileEntry, Metadata, Vec<Entry>)> {
-    let (file, bytes) = open_regular(path)?;
-    let first = read_range(&file, path, 0, 8.min(bytes))?;
+/// What a delta file's header says.
+struct Front {
+    handle: File,
+    file: FileEntry,
+    metadata: Metadata,
+    /// The whole `__metadata__`.
+    fields: BTreeMap<String, String>,
+    entries: Vec<Entry>,
+}
+
+fn read_front(path: &Path) -> Result<Front> {
+    let (handle, bytes) = open_regular(path)?;
+    let first = read_range(&handle, path, 0, 8.min(bytes))?;
     let first =
         first.try_into().map_err(|_| Error::malformed(path, format!("{bytes} bytes long; not a delta file")))?;
     let length = header_bytes(path, first, bytes)?;
-    let json = read_range(&file, path, 8, length)?;
+    let json = read_range(&handle, path, 8, length)?;
     let header = parse_header(path, &json, bytes)?;
     let metadata = Metadata::parse(&header.metadata).map_err(|problem| Error::malformed(path, problem))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
-    Ok((file, FileEntry { name, path: path.to_owned(), bytes, header_blake3 }, metadata, header.tensors))
+    let file = FileEntry { name, path: path.to_owned(), bytes, header_blake3 };
+    Ok(Front { handle, file, metadata, fields: header.metadata.into_iter().collect(), entries: header.tensors })
 }
 
 fn section(file: &File, path: &Path, payloads: &BTreeMap<String, (u64, u64)>, name: &str, cap: u64) -> Result<Vec<u8>> {
@@ -304,11 +316,13 @@ fn read_head(file: &File, path: &Path, t: &Tensor, place: &mut (u64, u64)) -> Re
     }
     file.read_exact_at(&mut bytes, place.0).map_err(Error::io(path, "read"))?;
     let (head, length) = Head::parse(&bytes).map_err(bad)?;
-    let base_elements = t.base.as_ref().map_or(0, |b| common_elements(&t.shape, &b.shape));
     if t.shape.iter().product::<u64>() != head.elements || head.dtype != t.dtype {
         return Err(bad(format!("its payload holds {} elements of {}", head.elements, head.dtype)));
     }
-    if head.base != t.base.as_ref().map(|b| b.dtype) || head.base_elements != base_elements {
+    if (head.scheme, head.parameter) != (0, 0) {
+        return Err(bad(format!("its values are coded by scheme {}; use a newer taskvec", head.scheme)));
+    }
+    if head.base != t.base.as_ref().map(|b| b.dtype) || head.base_elements != comparable_with_base(t) {
         return Err(bad("its payload is made for another base".into()));
     }
     let front = head.front_bytes();
@@ -325,10 +339,35 @@ fn read_head(file: &File, path: &Path, t: &Tensor, place: &mut (u64, u64)) -> Re
     Ok(head)
 }
 
-/// Whether the base alone can give every element.
-fn is_base(t: &Tensor) -> bool {
-    let converts = |from: Dtype| from == t.dtype || (from.is_float() && t.dtype.is_float());
-    t.shape.contains(&0) || t.base.as_ref().is_some_and(|b| b.shape == t.shape && converts(b.dtype))
+/// Fails if a tensor without a payload is not made of its base: all its blocks would have to be EQUAL.
+fn check_equal(path: &Path, t: &Tensor) -> Result<()> {
+    let elements = t.shape.iter().product();
+    if block_count(comparable_with_base(t)) == block_count(elements) {
+        return Ok(());
+    }
+    Err(bad_tensor(path, &t.name, "has no payload, and its base does not give all of its blocks"))
+}
+
+/// Fails unless every file to be restored gets a path of its own below the output, and weights lie beside each other.
+fn check_files(files: &[RestoredFile]) -> std::result::Result<(), String> {
+    let mut names = std::collections::BTreeSet::new();
+    for f in files {
+        let name = &f.name;
+        let plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        let clean = !name.chars().any(|c| c.is_control() || c == '\\');
+        if !plain || !clean || (f.kept == Kept::Header && name.contains('/')) {
+            return Err(format!("lists a file called {name:?}; expected a plain relative name"));
+        }
+        if !names.insert(name.as_str()) {
+            return Err(format!("lists the file {name:?} twice"));
+        }
+    }
+    let folders = |name: &'_ str| name.match_indices('/').map(|(at, _)| at).collect::<Vec<_>>();
+    let both = |name: &&&str| folders(name).into_iter().any(|at| names.contains(&name[..at]));
+    match names.iter().find(both) {
+        Some(name) => Err(format!("lists the file {name:?} inside another file")),
+        None => Ok(()),
+    }
 }
 
 /// Fails unless elements and bytes fit into 64 bits, on both sides.
@@ -359,17 +398,43 @@ pub fn histogram(
     let mut buffer = Vec::new();
     let counter = Counter::default();
     let span = files.span(file, payload.offset + payload.bytes - bytes, bytes as usize, &mut buffer, &counter)?;
-    match parse_histogram(&span, elements) {
-        Some(histogram) => Ok(Some(histogram)),
-        None => Err(bad_tensor(files.path(file), tensor, "its histogram does not parse; fetch the file again")),
+    let (mut front, path) = (Vec::new(), files.path(file));
+    let front = files.span(file, payload.offset, HEADER_BYTES, &mut front, &counter)?;
+    let front = (*front).try_into().expect("as long as a header");
+    let (head, _) = Head::parse(front).map_err(|problem| bad_tensor(path, tensor, problem))?;
+    check_histogram(path, tensor, &Head { elements, ..head }, &span).map(Some)
+}
+
+/// Parses the bytes of a payload's histogram. Fails if they are not those that `head` was made for.
+fn check_histogram(path: &Path, tensor: &str, head: &Head, bytes: &[u8]) -> Result<Histogram> {
+    let got = histogram_checksum(bytes);
+    if got != head.histogram_checksum {
+        return Err(Error::HashDiffers {
+            path: path.to_owned(),
+            what: format!("tensor `{tensor}`: its histogram is damaged"),
+            expected: format!("{:016x}", head.histogram_checksum),
+            got: format!("{got:016x}"),
+            hint: "Fetch the file again.",
+        });
     }
+    if bytes.is_empty() {
+        return Ok(Histogram::new());
+    }
+    parse_histogram(bytes, head.elements).ok_or_else(|| bad_tensor(path, tensor, "its histogram does not parse"))
+}
+
+/// Leading elements of `t` that its base has too, in a dtype that converts.
+fn comparable_with_base(t: &Tensor) -> u64 {
+    let converts = |from: Dtype| from == t.dtype || (from.is_float() && t.dtype.is_float());
+    t.base.as_ref().filter(|b| converts(b.dtype)).map_or(0, |b| common_elements(&t.shape, &b.shape))
 }
 
 /// Leading elements that tensors of these shapes share: whole rows if all dimensions but the first agree.
 pub fn common_elements(a: &[u64], b: &[u64]) -> u64 {
     match (a, b) {
         ([], []) => 1,
-        ([x, rest_a @ ..], [y, rest_b @ ..]) if rest_a == rest_b => rest_a.iter().product::<u64>() * x.min(y),
+        // From the smaller number of rows on: an empty tensor's other dimensions may be too large to multiply.
+        ([x, rest_a @ ..], [y, rest_b @ ..]) if rest_a == rest_b => rest_a.iter().fold(*x.min(y), |n, d| n * d),
         _ => 0,
     }
 }
