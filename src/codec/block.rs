@@ -72,7 +72,9 @@ impl Scratch {
             + Words::<u64>::RESIDENT_BYTES;
         let planes_and_trial = BLOCK + 10 * BLOCK;
         let narrowed = 2 * 2 * BLOCK;
-        (Streams::RESIDENT_BYTES + Permutation::RESIDENT_BYTES + words + planes_and_trial + narrowed) as u64
+        // A vector that grew has at most twice the capacity that it needed.
+        (Streams::RESIDENT_BYTES + Permutation::RESIDENT_BYTES + 2 * (BLOCK + words + planes_and_trial + narrowed))
+            as u64
     }
 }
 

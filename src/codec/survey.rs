@@ -52,8 +52,9 @@ impl Group {
     }
 }
 
-/// A range of exponents with fewer elements is not looked at by itself.
-const LEAST_ELEMENTS: usize = 2048;
+/// A range of exponents with fewer elements is not looked at by itself. A block has at most 170 such ranges, so that the
+/// number of groups fits a byte.
+const LEAST_ELEMENTS: usize = 768;
 /// Ranges that are joined to one group at most.
 const LONGEST: usize = 8;
 /// Elements that are counted of a range, about.
@@ -209,7 +210,7 @@ fn symbol_loss(counts: &[u32; 256], n: u64, bits: u32) -> u64 {
     let per_byte = u64::from(8 / bits);
     let escaped: u64 = counts[limit..].iter().map(|&c| u64::from(c)).sum();
     let distinct = counts.iter().filter(|&&c| c > 0).count().min(limit + 1) as u64;
-    let table = 40 + 3 * distinct.pow(per_byte as u32).min(256);
+    let table = 160 + 4 * distinct.pow(per_byte as u32).min(256);
     let whole_bits = n / per_byte * whole_bits_loss(u64::from(counts[0]), n, per_byte);
     whole_bits + escaped * ESCAPE_LOSS + table * ONE + n * u64::from(bits) * SPEED
 }
@@ -217,7 +218,7 @@ fn symbol_loss(counts: &[u32; 256], n: u64, bits: u32) -> u64 {
 /// What a gap costs more than its entropy.
 const GAP_LOSS: u64 = 12;
 /// Bits of the code that gaps need.
-const GAP_TABLE: u64 = 400;
+const GAP_TABLE: u64 = 800;
 /// What an escape costs more than its entropy: it is coded among those of other groups, in whole bits.
 const ESCAPE_LOSS: u64 = 80;
 /// What a bit of a symbol costs for being coded at all.

@@ -184,7 +184,7 @@ pub fn apply(base: &str, delta: &Path, out: &Path, run: &ApplyRun<'_>) -> Result
     let start = Instant::now();
     let opened = Opened::open(base, delta, run.links)?;
     let files = Files::open(opened.paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
-    let stream = Stream::new(&files, run.threads, run.progress, run.stop)?;
+    let stream = Stream::new(run.threads, run.progress, run.stop)?;
     let counter = Counter::default();
     let restored = Restored::plan(opened.leaf(), opened.base_path())?;
     if run.verify == Verify::Full {
@@ -223,7 +223,7 @@ pub fn check_delta(delta: &Path, base: Option<&str>, run: &ApplyRun<'_>) -> Resu
     if let Some(base) = base {
         let opened = Opened::open(base, delta, run.links)?;
         let files = Files::open(opened.paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
-        let stream = Stream::new(&files, run.threads, run.progress, run.stop)?;
+        let stream = Stream::new(run.threads, run.progress, run.stop)?;
         opened.check_base(&files, &stream, &counter)?;
         opened.decode(&files, &stream, &counter, Verify::Full, |_, _, _| Ok(()))?;
     }

@@ -69,7 +69,7 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     let inputs: Vec<&Path> = paths.iter().map(|(p, _)| p.as_path()).collect();
     let staged = StagedFile::begin(out, run.existing, &inputs)?;
     let files = Files::open(paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
-    let stream = Stream::new(&files, run.threads, run.progress, run.stop)?;
+    let stream = Stream::new(run.threads, run.progress, run.stop)?;
 
     let kept = kept_files(&model, &base, run.links)?;
     let sink = DeltaSink::create(staged.part(), tensors(&base, &model))?;
@@ -182,7 +182,7 @@ impl Pairs<'_> {
     }
 
     /// The base's tensor, if the main pass reads all of it.
-    fn covered(&self, t: &Entry) -> Option<&crate::tensor::Entry> {
+    fn covered(&self, t: &Entry) -> Option<&Entry> {
         self.base.find(&t.name).filter(|b| comparable(b, t) > 0 && b.elements() <= t.elements())
     }
 

@@ -43,7 +43,7 @@ pub fn check_output(folder: &Path, run: &ApplyRun<'_>) -> Result<ApplyReport> {
         }
     }
     let files = Files::open(paths.iter().zip(&recorded).map(|(p, f)| (p.as_path(), f.bytes)), run.io)?;
-    let stream = Stream::new(&files, run.threads, run.progress, run.stop)?;
+    let stream = Stream::new(run.threads, run.progress, run.stop)?;
     let counter = Counter::default();
     let hashes: Vec<PieceHash> = recorded.iter().map(|f| PieceHash::new(f.bytes)).collect();
     let extents: Vec<Extent> =

@@ -32,6 +32,7 @@ pub struct Wanted<'a> {
 }
 
 impl Decoder {
+    /// With empty buffers.
     pub fn new() -> Self {
         Self {
             scratch: codec::Scratch::new(),

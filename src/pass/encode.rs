@@ -60,6 +60,7 @@ pub struct Sides<'a> {
 }
 
 impl Coder {
+    /// For one way of coding.
     pub fn new(codec: Codec) -> Self {
         Self {
             codec,

@@ -6,14 +6,13 @@ use super::{PassRun, Progress, Stop};
 use crate::codec::BLOCK;
 use crate::error::{Error, Result};
 use crate::limits::{FIXED_BYTES, MAP_SLOP_BYTES, QUEUE_JOBS_PER_THREAD, STREAM_JOB_BYTES};
-use crate::source::{Counter, Files};
+use crate::source::Counter;
 use std::ops::Range;
 use std::time::Instant;
 
 /// The threads and the memory of passes over tensors.
 #[derive(Debug)]
 pub struct Stream<'a> {
-    pub(super) files: &'a Files,
     pool: rayon::ThreadPool,
     progress: &'a dyn Progress,
     stop: &'a Stop,
@@ -41,13 +40,13 @@ pub struct Run {
 
 impl<'a> Stream<'a> {
     /// Starts the compute threads.
-    pub fn new(files: &'a Files, threads: usize, progress: &'a dyn Progress, stop: &'a Stop) -> Result<Self> {
+    pub fn new(threads: usize, progress: &'a dyn Progress, stop: &'a Stop) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("compute-{i}"))
             .build()
             .map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
-        Ok(Self { files, pool, progress, stop })
+        Ok(Self { pool, progress, stop })
     }
 
     /// Peak memory of a pass over such tensors, `worker_bytes` for each compute thread included.
