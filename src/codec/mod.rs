@@ -4,6 +4,7 @@
 //! says so byte by byte. The same input gives the same bytes on every CPU.
 
 mod block;
+pub mod lossy;
 mod order;
 mod permutation;
 mod planes;
