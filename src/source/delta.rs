@@ -4,11 +4,13 @@ use super::checkpoint::{open_regular, read_range};
 use super::files::{Counter, Files};
 use super::header::{header_bytes, parse_header};
 use crate::container::{
-    ENTRY_BYTES, Entry as TableEntry, FILES, HEADER_BYTES, Head, Histogram, INDEX, Index, Kept, Metadata, Tensor, checksum,
-    RestoredFile, block_count, histogram_checksum, parse_histogram, payload_name, unpack_section,
+    ENTRY_BYTES, Entry as TableEntry, FILES, HEADER_BYTES, Head, Histogram, INDEX, Index, Kept, Metadata, RestoredFile,
+    Tensor, block_count, checksum, histogram_checksum, parse_histogram, payload_name, unpack_section,
 };
 use crate::error::{Error, Result};
-use crate::limits::{CHAIN_MAX, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX};
+use crate::limits::{
+    CHAIN_MAX, CODED_BLOCK_ELEMENTS, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX,
+};
 use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Payload};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -45,7 +47,10 @@ impl DeltaFile {
         let Front { handle, file, metadata, fields, entries } = read_front(path)?;
         let bad = |problem: String| Error::malformed(path, problem);
         if let Some(e) = entries.iter().find(|e| e.dtype != Dtype::U8 || e.shape.len() != 1) {
-            return Err(bad(format!("payload `{}` is {} {:?}, expected U8 of one dimension", e.name, e.dtype, e.shape)));
+            return Err(bad(format!(
+                "payload `{}` is {} {:?}, expected U8 of one dimension",
+                e.name, e.dtype, e.shape
+            )));
         }
         let mut payloads: BTreeMap<String, (u64, u64)> =
             entries.into_iter().map(|e| (e.name, (e.offset, e.bytes))).collect();
@@ -114,7 +119,8 @@ impl DeltaFile {
             let mut at = 0;
             for (number, entry) in entries.iter().map(TableEntry::parse).enumerate() {
                 let tail = front + u64::from(head.histogram_bytes);
-                let length = entry.end.checked_sub(at).filter(|_| entry.end <= bytes - tail);
+                let raw = (CODED_BLOCK_ELEMENTS * head.dtype.bytes()) as u64;
+                let length = entry.end.checked_sub(at).filter(|&n| entry.end <= bytes - tail && n <= raw);
                 let Some(length) = length else {
                     return Err(bad_tensor(
                         path,
