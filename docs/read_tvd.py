@@ -117,7 +117,7 @@ def decode_block(kind, dtype, base, n, stored):
             places = np.cumsum(planes(block, count, 3, np.uint32).astype(np.int64) + 1) - 1
             z[places] = planes(block, count, size, word)
         else:
-            z = planes(block, n, size, word) if method == 3 else s2(block, key, word)
+            z = s2(block, np.zeros(n, np.uint8) if method == 3 else key, word)
         d = z >> 1 ^ word(0) - (z & 1)
         order = np.where(x & top, ~x, x ^ top) + d
         result = np.where(order & top, order ^ top, ~order) if dtype in FLOATS else x ^ z if dtype == "BOOL" else x + d
