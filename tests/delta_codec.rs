@@ -51,11 +51,11 @@ impl Random {
 /// Base and result: weights of a few exponents, or any bits.
 fn pair(dtype: Dtype, elements: usize, relation: Relation, weights: bool, seed: u64) -> (Vec<u8>, Vec<u8>) {
     let mut random = Random(seed);
-    if let Relation::Widened(half) = relation {
-        if dtype == Dtype::F32 {
-            let (base, result) = pair(half, elements, Relation::Near(3), weights, seed);
-            return (widened(half, &base), widened(half, &result));
-        }
+    if let Relation::Widened(half) = relation
+        && dtype == Dtype::F32
+    {
+        let (base, result) = pair(half, elements, Relation::Near(3), weights, seed);
+        return (widened(half, &base), widened(half, &result));
     }
     let width = dtype.bytes();
     let mut base = vec![0; elements * width];

@@ -484,7 +484,8 @@ fn lengths_that_no_file_has_are_refused_before_memory_is_taken() {
 #[test]
 fn a_gibibyte_in_a_few_kilobytes_is_refused() {
     let mut zstd = zstd::Encoder::new(Vec::new(), 3).unwrap();
-    (0..1024).for_each(|_| zstd.write_all(&[b' '; 1 << 20]).unwrap());
+    let mebibyte = vec![b' '; 1 << 20];
+    (0..1024).for_each(|_| zstd.write_all(&mebibyte).unwrap());
     let bomb = zstd.finish().unwrap();
     assert!(bomb.len() < 200_000);
     let trial = Trial::new();
@@ -555,7 +556,7 @@ fn an_index_that_does_not_fit_its_payloads_or_its_headers_is_refused() {
         f.index["tensors"].as_array_mut().unwrap().push(t);
     });
     trial.refused(65, "same.weight", |f| {
-        f.index["tensors"].as_array_mut().unwrap().retain(|t| t["name"] != "same.weight")
+        f.index["tensors"].as_array_mut().unwrap().retain(|t| t["name"] != "same.weight");
     });
     trial.refused(65, "same.weight", |f| f.tensor("same.weight")["shape"] = json!([10, 10]));
     trial.refused(65, "model.safetensors", |f| f.files[3] ^= 1);
@@ -565,7 +566,8 @@ fn an_index_that_does_not_fit_its_payloads_or_its_headers_is_refused() {
     trial.refused(65, "U8", |f| f.dtype = "I8");
     trial.refused(65, "", |f| f.index["surprise"] = 1.into());
     trial.refused(65, "", |f| drop(f.index.as_object_mut().unwrap().remove("base_only")));
-    for json in [&b"[]"[..], b"", b"{", b"\xff", &[b'['; 100_000]] {
+    let deep = vec![b'['; 100_000];
+    for json in [&b"[]"[..], b"", b"{", b"\xff", &deep] {
         trial.refused(65, "#index", |f| f.json = Some(json.to_vec()));
     }
 }

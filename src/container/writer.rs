@@ -193,12 +193,11 @@ impl Writer {
 
     /// Forgets everything from `offset` on.
     fn drop_to(&mut self, offset: u64) {
-        match offset.checked_sub(self.at) {
-            Some(kept) => self.buffer.truncate(kept as usize),
-            None => {
-                self.buffer.clear();
-                self.at = offset;
-            }
+        if let Some(kept) = offset.checked_sub(self.at) {
+            self.buffer.truncate(kept as usize);
+        } else {
+            self.buffer.clear();
+            self.at = offset;
         }
     }
 }

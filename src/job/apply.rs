@@ -234,11 +234,14 @@ pub fn check_delta(delta: &Path, base: Option<&str>, run: &ApplyRun<'_>) -> Resu
     Ok(ApplyReport { tensors, files: 0, bytes_read: counter.get(), bytes_written: 0, seconds })
 }
 
+/// For each tensor its weight file and its offset in there.
+type Places = Vec<(usize, u64)>;
+
 /// The files to be written.
 struct Restored {
     shards: Vec<Shard>,
     /// For each tensor of the index its shard and offset.
-    places: Vec<(usize, u64)>,
+    places: Places,
     side_files: Vec<(String, Vec<u8>)>,
 }
 
@@ -260,7 +263,7 @@ impl Restored {
     }
 
     /// The weight files, and where each tensor lies in them.
-    fn places(delta: &DeltaFile) -> Result<(Vec<Shard>, Vec<(usize, u64)>)> {
+    fn places(delta: &DeltaFile) -> Result<(Vec<Shard>, Places)> {
         let path = &delta.file.path;
         let bad = |problem: String| Error::malformed(path, problem);
         let kept = delta.files()?;

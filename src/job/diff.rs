@@ -217,7 +217,7 @@ impl Pairs<'_> {
             match place(b) {
                 Some(i) => hashes[i].base = Some(blake3),
                 None => {
-                    base_only.push(Identity { name: b.name.clone(), dtype: b.dtype, shape: b.shape.clone(), blake3 })
+                    base_only.push(Identity { name: b.name.clone(), dtype: b.dtype, shape: b.shape.clone(), blake3 });
                 }
             }
         }

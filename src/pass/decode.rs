@@ -31,6 +31,12 @@ pub struct Wanted<'a> {
     pub base: Option<(Dtype, &'a [u8])>,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Decoder {
     /// With empty buffers.
     pub fn new() -> Self {
@@ -111,6 +117,7 @@ impl Decoder {
 
     /// The same for a chain of one link whose base has its dtype and shape, in the order of `orders`, one for each block.
     /// `wanted.base` is in that order.
+    #[allow(clippy::too_many_arguments, reason = "as `decode`, with the orders")]
     pub fn decode_permuted(
         &mut self,
         files: &Files,
