@@ -200,6 +200,17 @@ fn threads_and_kinds_of_io_do_not_show_in_a_lossy_delta() {
 }
 
 #[test]
+fn a_store_gives_a_lossy_delta_back_as_it_was() {
+    let bench = Bench::new();
+    bench.put("base.safetensors", &floats("F32", 0));
+    bench.put("model.safetensors", &floats("F32", 1));
+    bench.ok("diff base.safetensors model.safetensors -o x.tvd --codec sign1");
+    bench.ok("store add kept x.tvd");
+    bench.ok("store get kept x -o y.tvd");
+    assert!(std::fs::read(bench.path("x.tvd")).unwrap() == std::fs::read(bench.path("y.tvd")).unwrap());
+}
+
+#[test]
 fn blocks_that_are_smaller_exactly_are_exact() {
     let bench = Bench::new();
     let (base, mut model) = (floats("BF16", 0), floats("BF16", 0));

@@ -193,7 +193,7 @@ mod tests {
         };
         let bytes = head.to_bytes(99);
         assert_eq!(Head::parse(&bytes).unwrap(), (head, 99));
-        for at in (0..8).chain([10, 11, 13, 14, 15]).chain(32..40) {
+        for at in (0..8).chain([10, 11, 14, 15]).chain(32..40) {
             let mut bad = bytes;
             bad[at] ^= 1;
             assert!(Head::parse(&bad).is_err(), "byte {at}");
