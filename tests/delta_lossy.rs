@@ -355,14 +355,18 @@ fn family(dtype: &str) -> Bench {
 const WEIGHTS: [f64; 3] = [0.5, -0.3, 0.4];
 
 fn merge(bench: &Bench, flags: &str, model: impl Fn(usize) -> String, out: &str) -> String {
-    let models: String = (1..=3).map(|k| format!(" --model {}={}", model(k), WEIGHTS[k - 1])).collect();
-    bench.ok(&format!("merge --base base.safetensors {flags}{models} {out}"))
+    let model = |k: usize| format!("--model {}={}", model(k), WEIGHTS[k - 1]);
+    let models = [1, 2, 3].map(model).join(" ");
+    bench.ok(&format!("merge --base base.safetensors {flags} {models} {out}"))
 }
 
 #[test]
 fn merging_lossy_deltas_is_merging_what_they_restore() {
     for dtype in ["F32", "BF16"] {
         let bench = family(dtype);
+        bench.ok("diff base.safetensors e3.safetensors --on e1.tvd --codec tall -o e3.tvd --overwrite");
+        bench.ok("apply base.safetensors e3.tvd -o applied3 --overwrite");
+        assert_eq!(bench.metadata("e3.tvd")["mode"], "lossy");
         let flags = [
             "--method linear",
             "--method task_arithmetic --eta 0.5",
