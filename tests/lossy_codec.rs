@@ -297,6 +297,17 @@ fn the_bytes_of_small_blocks_are_as_docs_format_md_says() {
     assert_eq!(bytes_of("tall", Some(&[1.0; 3]), &[0.1, 0.9, 0.0]), [1, 0, 0, 2]);
 }
 
+#[test]
+fn the_loss_is_also_told_for_rounded_values() {
+    let result = [1.0, -1.0, 0.25];
+    let (mut scratch, known) = (Scratch::new(), Known { base: &[0.0; 3], shared: None });
+    let scheme = Scheme::from_name("tvq8").unwrap();
+    encode(scheme, Place { row: 3, first: 0 }, known, &result, &mut scratch, &mut Vec::new()).unwrap();
+    let loss = scratch.loss_of(&result, &[1.0, -0.5, 0.25]).unwrap();
+    assert_eq!((loss.bound, loss.error_squares, loss.tau_squares), (0.5f32.next_up(), 0.25, 2.0625));
+    assert_eq!(scratch.loss_of(&result, &[1.0, f32::NEG_INFINITY, 0.25]), None);
+}
+
 /// Bits per parameter and relative error on Laplace updates of rows whose sizes differ.
 fn measured(scheme: Scheme, row: usize) -> (f64, f64) {
     let mut random = Random(11);

@@ -3,19 +3,40 @@
 use super::order::{Arithmetic, Word};
 use super::permutation::Permutation;
 use super::stream::Streams;
-use super::{BLOCK, Codec, Corrupt, Kind, Result, s1, s2, solo, sparse};
+use super::survey::Prices;
+use super::{BLOCK, Codec, Corrupt, Kind, Result, fit, s1, s2, solo, sparse};
 use crate::tensor::Dtype;
 
 /// The buffers and zstd contexts of one worker.
 pub struct Scratch {
     coder: Coder,
-    words8: Words<u8>,
-    words16: Words<u16>,
-    words32: Words<u32>,
-    words64: Words<u64>,
+    words: AnyWords,
     base: Vec<u8>,
     result: Vec<u8>,
 }
+
+/// Buffers for one width of elements at a time: those for other widths are empty.
+#[derive(Default)]
+struct AnyWords {
+    bytes: usize,
+    u8: Words<u8>,
+    u16: Words<u16>,
+    u32: Words<u32>,
+    u64: Words<u64>,
+}
+
+impl AnyWords {
+    /// Frees the buffers for all widths but `bytes`.
+    fn only(&mut self, bytes: usize) -> &mut Self {
+        if self.bytes != bytes {
+            *self = Self { bytes, ..Self::default() };
+        }
+        self
+    }
+}
+
+/// What planes may take more than their bytes: the lengths of their streams.
+const TRIAL_EXTRA_BYTES: usize = 64;
 
 /// What does not depend on the width of elements.
 struct Coder {
@@ -53,28 +74,17 @@ impl Scratch {
             plane: Vec::new(),
             trial: Vec::new(),
         };
-        Self {
-            coder,
-            words8: Words::default(),
-            words16: Words::default(),
-            words32: Words::default(),
-            words64: Words::default(),
-            base: Vec::new(),
-            result: Vec::new(),
-        }
+        Self { coder, words: AnyWords::default(), base: Vec::new(), result: Vec::new() }
     }
 
     /// Bytes that a scratch holds at most, whatever blocks it meets.
     pub const fn resident_bytes() -> u64 {
-        let words = Words::<u8>::RESIDENT_BYTES
-            + Words::<u16>::RESIDENT_BYTES
-            + Words::<u32>::RESIDENT_BYTES
-            + Words::<u64>::RESIDENT_BYTES;
-        let planes_and_trial = BLOCK + 10 * BLOCK;
+        let words = Words::<u64>::RESIDENT_BYTES;
+        let plane_and_trial = BLOCK + 8 * BLOCK + TRIAL_EXTRA_BYTES;
         let narrowed = 2 * 2 * BLOCK;
-        // A vector that grew has at most twice the capacity that it needed.
-        (Streams::RESIDENT_BYTES + Permutation::RESIDENT_BYTES + 2 * (BLOCK + words + planes_and_trial + narrowed))
-            as u64
+        // Places and values of a sparse block.
+        let sparse = BLOCK;
+        (Streams::RESIDENT_BYTES + Permutation::RESIDENT_BYTES + words + plane_and_trial + narrowed + sparse) as u64
     }
 }
 
@@ -99,19 +109,20 @@ pub fn encode(
         return Kind::RAW;
     }
     let start = out.len();
-    let Scratch { coder, words8, words16, words32, words64, base: narrow_base, result: narrow_result } = scratch;
+    let Scratch { coder, words, base: narrow_base, result: narrow_result } = scratch;
     if let (Some(base), Codec::Auto | Codec::S2) = (base, codec) {
         coder.permutation.derive(dtype, base);
     }
     let kind = if let Some((transform, base)) = narrow(dtype, base, result, narrow_base, narrow_result) {
-        let kind = encode_words(codec, inner(transform), base, narrow_result, coder, words16, out);
+        let kind = encode_words(codec, inner(transform), base, narrow_result, coder, &mut words.only(2).u16, out);
         kind.with_transform(transform)
     } else {
+        let words = words.only(dtype.bytes());
         match dtype.bytes() {
-            1 => encode_words(codec, dtype, base, result, coder, words8, out),
-            2 => encode_words(codec, dtype, base, result, coder, words16, out),
-            4 => encode_words(codec, dtype, base, result, coder, words32, out),
-            _ => encode_words(codec, dtype, base, result, coder, words64, out),
+            1 => encode_words(codec, dtype, base, result, coder, &mut words.u8, out),
+            2 => encode_words(codec, dtype, base, result, coder, &mut words.u16, out),
+            4 => encode_words(codec, dtype, base, result, coder, &mut words.u32, out),
+            _ => encode_words(codec, dtype, base, result, coder, &mut words.u64, out),
         }
     };
     if out.len() - start < result.len() {
@@ -145,8 +156,8 @@ fn narrow<'a>(
     if dtype != Dtype::F32 {
         return None;
     }
-    narrow_result.resize(result.len() / 2, 0);
-    narrow_base.resize(base.map_or(0, <[u8]>::len) / 2, 0);
+    fit(narrow_result, result.len() / 2);
+    fit(narrow_base, base.map_or(0, <[u8]>::len) / 2);
     if is_bf16(result) {
         upper_halves(result, narrow_result);
         if let Some(base) = base {
@@ -202,7 +213,7 @@ fn encode_words<W: Word>(
     out: &mut Vec<u8>,
 ) -> Kind {
     let start = out.len();
-    words.natural.resize(result.len() / dtype.bytes(), W::default());
+    fit(&mut words.natural, result.len() / dtype.bytes());
     let Some(base) = base else {
         solo::encode(dtype, result, &mut words.natural, &mut coder.streams, &mut coder.plane, out);
         return Kind::SOLO;
@@ -214,6 +225,7 @@ fn encode_words<W: Word>(
         return kind;
     }
     coder.trial.clear();
+    coder.trial.reserve_exact(result.len() + TRIAL_EXTRA_BYTES);
     solo::encode(dtype, result, &mut words.natural, &mut coder.streams, &mut coder.plane, &mut coder.trial);
     keep_smaller(kind, Kind::SOLO, start, &coder.trial, out)
 }
@@ -221,12 +233,12 @@ fn encode_words<W: Word>(
 fn encode_difference<W: Word>(codec: Codec, coder: &mut Coder, words: &mut Words<W>, out: &mut Vec<u8>) -> Kind {
     let start = out.len();
     let kind = if codec == Codec::S1 {
-        s1::encode(&words.natural, &mut coder.streams, &mut coder.plane, out);
+        s1::encode(&words.natural, &mut words.s2, &mut coder.streams, out);
         Kind::S1
     } else {
-        words.permuted.resize(words.natural.len(), W::default());
+        fit(&mut words.permuted, words.natural.len());
         coder.permutation.scatter(&words.natural, &mut words.permuted);
-        s2::encode(&coder.permutation, &words.permuted, &mut words.s2, &mut coder.streams, out);
+        s2::encode(Prices::SMALL, coder.permutation.starts(), &words.permuted, &mut words.s2, &mut coder.streams, out);
         Kind::S2
     };
     if !sparse::is_worth_a_trial(&words.natural) {
@@ -304,21 +316,21 @@ struct Decoder<'a> {
 
 impl Decoder<'_> {
     fn run(self, base: Option<&[u8]>, block: &[u8], scratch: &mut Scratch, result: &mut [u8]) -> Result<()> {
-        let Scratch { coder, words8, words16, words32, words64, base: narrow_base, result: narrow_result } = scratch;
+        let Scratch { coder, words, base: narrow_base, result: narrow_result } = scratch;
         match (self.kind.transform(), self.dtype.bytes()) {
-            (0, 1) => self.words(base, block, coder, words8, result),
-            (0, 2) => self.words(base, block, coder, words16, result),
-            (0, 4) => self.words(base, block, coder, words32, result),
-            (0, _) => self.words(base, block, coder, words64, result),
+            (0, 1) => self.words(base, block, coder, &mut words.only(1).u8, result),
+            (0, 2) => self.words(base, block, coder, &mut words.only(2).u16, result),
+            (0, 4) => self.words(base, block, coder, &mut words.only(4).u32, result),
+            (0, _) => self.words(base, block, coder, &mut words.only(8).u64, result),
             (transform @ (Kind::BF16_IN_F32 | Kind::F16_IN_F32), _) if self.dtype == Dtype::F32 => {
                 let base = base.map(|base| {
-                    narrow_base.resize(base.len() / 2, 0);
+                    fit(narrow_base, base.len() / 2);
                     narrow_to(transform, base, narrow_base);
                     narrow_base.as_slice()
                 });
-                narrow_result.resize(result.len() / 2, 0);
+                fit(narrow_result, result.len() / 2);
                 let inner = Self { dtype: inner(transform), ..self };
-                inner.words(base, block, coder, words16, narrow_result)?;
+                inner.words(base, block, coder, &mut words.only(2).u16, narrow_result)?;
                 widen_from(transform, narrow_result, result);
                 Ok(())
             }
@@ -334,8 +346,8 @@ impl Decoder<'_> {
         words: &mut Words<W>,
         result: &mut [u8],
     ) -> Result<()> {
-        words.natural.resize(result.len() / self.dtype.bytes(), W::default());
-        words.permuted.resize(words.natural.len(), W::default());
+        fit(&mut words.natural, result.len() / self.dtype.bytes());
+        fit(&mut words.permuted, words.natural.len());
         match self.kind.method() {
             Kind::RAW if block.len() != result.len() => {
                 Err(Corrupt("a raw block has another length than its elements"))
@@ -354,7 +366,7 @@ impl Decoder<'_> {
         let Order::Permuted(permutation) = self.order else {
             return solo::decode(self.dtype, block, &mut words.natural, streams, plane, result);
         };
-        trial.resize(result.len(), 0);
+        fit(trial, result.len());
         solo::decode(self.dtype, block, &mut words.natural, streams, plane, trial)?;
         permutation.scatter(W::split(trial), W::split_mut(result));
         Ok(())
@@ -378,15 +390,15 @@ impl Decoder<'_> {
                 return Ok(());
             }
             (Kind::S2, Order::Natural(permutation)) => {
-                s2::decode(permutation, block, s2, streams, permuted)?;
+                s2::decode(permutation.starts(), block, s2, streams, permuted)?;
                 permutation.gather(permuted, natural);
             }
             (Kind::S2, Order::Permuted(permutation)) => {
-                s2::decode(permutation, block, s2, streams, permuted)?;
+                s2::decode(permutation.starts(), block, s2, streams, permuted)?;
                 arithmetic.apply(base, permuted, result);
                 return Ok(());
             }
-            (Kind::S1, _) => s1::decode(block, streams, plane, natural)?,
+            (Kind::S1, _) => s1::decode(block, s2, streams, natural)?,
             (Kind::SPARSE, _) => sparse::decode(block, streams, plane, natural)?,
             _ => return Err(Corrupt("the block has an unknown kind")),
         }

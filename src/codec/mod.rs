@@ -30,7 +30,7 @@ pub const BLOCK: usize = 1 << BLOCK_LOG2;
 pub enum Codec {
     /// The smallest of what is worth a trial; mostly [`Codec::S2`].
     Auto,
-    /// Byte planes of the difference: faster, larger.
+    /// The difference in its own order: faster, larger.
     S1,
     /// The difference, grouped by the exponent of the base.
     S2,
@@ -71,7 +71,7 @@ impl Kind {
     pub const RAW: Self = Self(1);
     /// Byte planes of the result, without the base.
     pub const SOLO: Self = Self(2);
-    /// Byte planes of the difference.
+    /// The difference, as one group.
     pub const S1: Self = Self(3);
     /// The difference, grouped by the exponent of the base.
     pub const S2: Self = Self(4);
@@ -116,6 +116,15 @@ impl fmt::Display for Corrupt {
 impl std::error::Error for Corrupt {}
 
 type Result<T> = std::result::Result<T, Corrupt>;
+
+/// Gives `buffer` the length `len`, and never more capacity than the longest block needs.
+fn fit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.capacity() < len {
+        *buffer = Vec::new();
+        buffer.reserve_exact(len);
+    }
+    buffer.resize(len, T::default());
+}
 
 /// Runs `body`, a loop to be compiled for the widest vectors of this CPU.
 #[inline(always)]

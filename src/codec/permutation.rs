@@ -1,7 +1,7 @@
 //! The order in which a block is coded: by the exponents of the base, ascending, and stable.
 
 use super::order::Word;
-use super::{BLOCK, simd};
+use super::{BLOCK, fit, simd};
 use crate::tensor::Dtype;
 
 /// Quarters of a block: each has its own cursors, so that four places are found at a time.
@@ -15,13 +15,34 @@ pub struct Permutation {
     keys: Vec<u8>,
     /// Where the elements of each lane and key begin in the permuted order.
     cursors: Box<Cursors>,
-    /// Where each key begins in the permuted order; the last entry is the number of elements.
-    starts: Box<[u32; 257]>,
+    starts: Box<Starts>,
+}
+
+/// Where the elements of each key begin in the permuted order; the last entry is the number of elements.
+pub struct Starts([u32; 257]);
+
+impl Starts {
+    /// `len` elements that all have the key 0.
+    pub fn of_one_key(len: usize) -> Self {
+        let mut starts = [len as u32; 257];
+        starts[0] = 0;
+        Self(starts)
+    }
+
+    /// Where the elements with `key` begin, for keys 0 to 256.
+    pub fn at(&self, key: usize) -> usize {
+        self.0[key] as usize
+    }
 }
 
 impl Default for Permutation {
     fn default() -> Self {
-        Self { dtype: Dtype::U8, keys: Vec::new(), cursors: Box::new([[0; 256]; LANES]), starts: Box::new([0; 257]) }
+        Self {
+            dtype: Dtype::U8,
+            keys: Vec::new(),
+            cursors: Box::new([[0; 256]; LANES]),
+            starts: Box::new(Starts([0; 257])),
+        }
     }
 }
 
@@ -41,7 +62,7 @@ impl Permutation {
         let len = base.len() / dtype.bytes();
         assert!(len <= BLOCK && base.len() == len * dtype.bytes(), "a block is at most {BLOCK} whole elements");
         self.dtype = dtype;
-        self.keys.resize(len, 0);
+        fit(&mut self.keys, len);
         keys(dtype, base, &mut self.keys);
         count(&self.keys, &mut self.cursors);
         self.place();
@@ -51,17 +72,17 @@ impl Permutation {
     fn place(&mut self) {
         let mut next = 0;
         for key in 0..256 {
-            self.starts[key] = next;
+            self.starts.0[key] = next;
             for lane in self.cursors.iter_mut() {
                 (lane[key], next) = (next, next + lane[key]);
             }
         }
-        self.starts[256] = next;
+        self.starts.0[256] = next;
     }
 
-    /// Where the elements with `key` begin, for keys 0 to 256.
-    pub fn start(&self, key: usize) -> usize {
-        self.starts[key] as usize
+    /// Where each key begins.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     /// The number of elements.
@@ -76,7 +97,7 @@ impl Permutation {
 
     /// Whether the permuted order is the natural one: all elements have one exponent.
     fn is_identity(&self) -> bool {
-        self.starts.windows(2).any(|s| (s[1] - s[0]) as usize == self.len())
+        self.starts.0.windows(2).any(|s| (s[1] - s[0]) as usize == self.len())
     }
 
     /// `permuted` receives the elements of `natural`, both of the dtype that the order was made for.

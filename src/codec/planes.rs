@@ -2,11 +2,11 @@
 
 use super::order::Word;
 use super::stream::{Reader, Streams};
-use super::{Result, simd};
+use super::{Result, fit, simd};
 
 /// Appends the low `planes` bytes of each word, one stream for each plane.
 pub fn write<W: Word>(words: &[W], planes: u32, streams: &mut Streams, plane: &mut Vec<u8>, out: &mut Vec<u8>) {
-    plane.resize(words.len(), 0);
+    fit(plane, words.len());
     for p in 0..planes {
         split(words, p, plane);
         streams.write(plane, out);
@@ -21,7 +21,7 @@ pub fn read<W: Word>(
     plane: &mut Vec<u8>,
     words: &mut [W],
 ) -> Result<()> {
-    plane.resize(words.len(), 0);
+    fit(plane, words.len());
     words.fill(W::default());
     for p in 0..planes {
         streams.read(reader, plane)?;

@@ -4,10 +4,10 @@
 //! symbol of a few bits, packed into bytes; what is not is marked by the limit as symbol, and stored as an escape.
 
 use super::order::Word;
-use super::permutation::Permutation;
+use super::permutation::Starts;
 use super::stream::{Reader, Streams, write_u24};
-use super::survey::{self, Group, Width};
-use super::{BLOCK, Corrupt, Result, planes, simd};
+use super::survey::{self, Group, Prices, Width};
+use super::{BLOCK, Corrupt, Result, fit, planes, simd};
 
 /// Buffers of the S2 coder for one width of elements.
 #[derive(Default)]
@@ -19,26 +19,28 @@ pub struct Buffers<W> {
 
 impl<W: Word> Buffers<W> {
     /// Bytes that one value holds at most.
-    pub const RESIDENT_BYTES: usize = BLOCK * (W::BITS as usize / 8 + 4 + 1);
+    pub const RESIDENT_BYTES: usize = BLOCK * (W::BITS as usize / 8 + 4 + 1) + 64 + survey::RESIDENT_BYTES;
 }
 
 /// Appends `z`, which is in permuted order.
 pub fn encode<W: Word>(
-    permutation: &Permutation,
+    prices: Prices,
+    starts: &Starts,
     z: &[W],
     buffers: &mut Buffers<W>,
     streams: &mut Streams,
     out: &mut Vec<u8>,
 ) {
-    let groups = survey::groups(permutation, z);
+    let groups = survey::groups(prices, starts, z);
     out.push(groups.len() as u8);
     for group in &groups {
         out.extend_from_slice(&group.store());
     }
     buffers.escapes.clear();
+    buffers.escapes.reserve_exact(z.len());
     let mut first = 0;
     for group in &groups {
-        let end = permutation.start(usize::from(group.last_key) + 1);
+        let end = starts.at(usize::from(group.last_key) + 1);
         encode_group(*group, &z[first..end], buffers, streams, out);
         first = end;
     }
@@ -64,6 +66,7 @@ fn encode_group<W: Word>(group: Group, z: &[W], buffers: &mut Buffers<W>, stream
 
 fn encode_gaps<W: Word>(z: &[W], shift: u32, buffers: &mut Buffers<W>, streams: &mut Streams, out: &mut Vec<u8>) {
     buffers.bytes.clear();
+    buffers.bytes.reserve_exact(z.len());
     let mut next = 0;
     let above = W::from(1) << shift;
     for (c, chunk) in z.chunks(CHUNK).enumerate() {
@@ -166,7 +169,7 @@ fn read_noise<W: Word>(reader: &mut Reader<'_>, shift: u32, z: &mut [W]) -> Resu
 fn pack<W: Word>(z: &[W], shift: u32, bits: u32, bytes: &mut Vec<u8>) {
     let stride = z.len().div_ceil(8 / bits as usize);
     bytes.clear();
-    bytes.resize(stride, 0);
+    fit(bytes, stride);
     let limit = W::from(limit(bits));
     simd(
         #[inline(always)]
@@ -240,7 +243,7 @@ fn write_escapes<W: Word>(buffers: &mut Buffers<W>, streams: &mut Streams, out: 
 
 /// Fills `z`, in permuted order, from `block`.
 pub fn decode<W: Word>(
-    permutation: &Permutation,
+    starts: &Starts,
     block: &[u8],
     buffers: &mut Buffers<W>,
     streams: &mut Streams,
@@ -250,10 +253,12 @@ pub fn decode<W: Word>(
     let count = reader.byte()?;
     let groups = reader.take(usize::from(count) * Group::BYTES)?;
     buffers.places.clear();
+    // Slots after the last element are noted before they are refused.
+    buffers.places.reserve_exact(z.len() + 8);
     let (mut next_key, mut first, mut shifts) = (0, 0, Vec::new());
     for stored in groups.as_chunks().0 {
         let group = Group::load::<W>(*stored)?;
-        let end = permutation.start(usize::from(group.last_key) + 1);
+        let end = starts.at(usize::from(group.last_key) + 1);
         if usize::from(group.last_key) < next_key {
             return Err(Corrupt("the groups are not in order"));
         }
@@ -286,7 +291,7 @@ fn decode_group<W: Word>(
         return Ok(());
     }
     let stride = z.len().div_ceil(8 / bits as usize);
-    buffers.bytes.resize(stride, 0);
+    fit(&mut buffers.bytes, stride);
     streams.read(reader, &mut buffers.bytes)?;
     unpack(&buffers.bytes, group.shift, bits, z);
     let places = &mut buffers.places;
@@ -311,7 +316,7 @@ fn decode_gaps<W: Word>(
     if len > z.len() {
         return Err(Corrupt("there are more gaps than elements"));
     }
-    buffers.bytes.resize(len, 0);
+    fit(&mut buffers.bytes, len);
     streams.read(reader, &mut buffers.bytes)?;
     let mut place = 0;
     for &gap in &buffers.bytes {
@@ -338,7 +343,7 @@ fn read_escapes<W: Word>(
     if bytes > W::BITS / 8 {
         return Err(Corrupt("an escape is wider than an element"));
     }
-    buffers.escapes.resize(buffers.places.len(), W::default());
+    fit(&mut buffers.escapes, buffers.places.len());
     planes::read(reader, bytes, streams, &mut buffers.bytes, &mut buffers.escapes)?;
     let mut done = 0;
     for &(end, shift) in shifts {

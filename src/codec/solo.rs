@@ -4,7 +4,7 @@
 //! and F64: with bits of the mantissa, without the lowest bits of the exponent), and the sign is the lowest bit.
 
 use super::order::Word;
-use super::stream::{Reader, Streams};
+use super::stream::{Reader, Search, Streams};
 use super::{Result, planes, simd};
 use crate::tensor::Dtype;
 
@@ -30,7 +30,10 @@ pub fn encode<W: Word>(
             }
         },
     );
+    // Unlike differences, values may repeat: counters, tables, what was quantised.
+    streams.search(Search::On);
     planes::write(words, W::BITS / 8, streams, plane, out);
+    streams.search(Search::Off);
 }
 
 /// Fills `result` from `block`.

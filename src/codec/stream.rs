@@ -4,15 +4,24 @@
 //! before its first block are left out: they are always [`FRAME_START`], so no stored byte can ask for a larger window,
 //! a dictionary or a checksum.
 
-use super::{BLOCK, Corrupt, Result};
+use super::{BLOCK, Corrupt, Result, fit};
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, Strategy, compress_bound};
+use zstd::zstd_safe::{CParameter, ParamSwitch, Strategy, compress_bound};
 
 /// zstd's magic number, no flags, a window of 128 KiB.
 const FRAME_START: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
 const FRAME_FLAG: usize = 1 << 23;
 /// A frame is stored when it saves more than one byte in this many.
 const LEAST_SAVING: usize = 64;
+
+/// Whether the encoder looks for repetitions, by the steps that zstd's fast search takes.
+#[derive(Clone, Copy)]
+pub enum Search {
+    /// Hardly: a frame is a Huffman code.
+    Off = 100_000,
+    /// Repetitions of seven bytes.
+    On = 0,
+}
 
 /// The zstd contexts of one worker.
 pub struct Streams {
@@ -23,15 +32,17 @@ pub struct Streams {
 
 impl Streams {
     /// Bytes that one value holds at most: both contexts (599 KiB with zstd 1.5.7) and the frame.
-    pub const RESIDENT_BYTES: usize = (1 << 20) + 2 * BLOCK;
+    pub const RESIDENT_BYTES: usize = (1 << 20) + BLOCK + 1024;
 
     pub fn new() -> Self {
+        // Symbols of differences repeat by chance alone: a search for matches costs time and makes frames larger.
         let parameters = [
             CParameter::WindowLog(super::BLOCK_LOG2),
             CParameter::HashLog(6),
             CParameter::MinMatch(7),
-            CParameter::TargetLength(0),
+            CParameter::TargetLength(Search::Off as u32),
             CParameter::Strategy(Strategy::ZSTD_fast),
+            CParameter::LiteralCompressionMode(ParamSwitch::Enable),
             CParameter::ContentSizeFlag(false),
             CParameter::ChecksumFlag(false),
             CParameter::DictIdFlag(false),
@@ -42,6 +53,12 @@ impl Streams {
         }
         let decompressor = Decompressor::new().expect("zstd makes a context");
         Self { compressor, decompressor, frame: Vec::new() }
+    }
+
+    /// Whether frames that are written from now on look for matches.
+    pub fn search(&mut self, search: Search) {
+        let parameter = CParameter::TargetLength(search as u32);
+        self.compressor.set_parameter(parameter).expect("zstd knows its parameters");
     }
 
     /// Appends `bytes`, at most [`BLOCK`] of them. Nothing is stored for none.
@@ -57,7 +74,7 @@ impl Streams {
 
     /// The frame without its start, if it saves enough.
     fn compress(&mut self, bytes: &[u8]) -> Option<&[u8]> {
-        self.frame.resize(compress_bound(bytes.len()), 0);
+        fit(&mut self.frame, compress_bound(bytes.len()));
         let len = self.compressor.compress_to_buffer(bytes, self.frame.as_mut_slice()).ok()?;
         let (start, rest) = self.frame[..len].split_first_chunk::<6>()?;
         let ours = start[..5] == FRAME_START[..5] && start[5] <= FRAME_START[5];
@@ -85,9 +102,10 @@ impl Streams {
         if stored.len() >= bytes.len() {
             return Err(Corrupt("a compressed stream is longer than its content"));
         }
-        self.frame.clear();
-        self.frame.extend_from_slice(&FRAME_START);
-        self.frame.extend_from_slice(stored);
+        fit(&mut self.frame, FRAME_START.len() + stored.len());
+        let (start, rest) = self.frame.split_at_mut(FRAME_START.len());
+        start.copy_from_slice(&FRAME_START);
+        rest.copy_from_slice(stored);
         match self.decompressor.decompress_to_buffer(&self.frame, bytes) {
             Ok(len) if len == bytes.len() => Ok(()),
             Ok(_) => Err(Corrupt("a stream has another length than its elements need")),
@@ -145,6 +163,6 @@ mod tests {
         // A decompressor that is given the whole output at once holds its context alone.
         let contexts = streams.compressor.context_mut().sizeof() + zstd::zstd_safe::DCtx::create().sizeof();
         println!("{contexts} bytes");
-        assert!(contexts <= 1 << 20 && streams.frame.capacity() <= 2 * BLOCK, "{contexts} bytes of contexts");
+        assert!(contexts <= 1 << 20 && streams.frame.capacity() <= BLOCK + 1024, "{contexts} bytes of contexts");
     }
 }

@@ -3,7 +3,7 @@
 //! Only the encoder asks; the choice is stored. All sums are integers, so that it is the same on every CPU.
 
 use super::order::Word;
-use super::permutation::Permutation;
+use super::permutation::Starts;
 use super::{Corrupt, Result};
 
 /// How the symbols of a group are stored.
@@ -60,6 +60,23 @@ const LONGEST: usize = 8;
 /// Elements that are counted of a range, about.
 const SAMPLE: usize = 2048;
 
+/// Bytes that the choice of groups holds at most.
+pub const RESIDENT_BYTES: usize = 256 << 10;
+
+/// What time is worth, in [`ONE`]s.
+#[derive(Clone, Copy)]
+pub struct Prices {
+    /// An element that no symbol of 4 bits holds.
+    wide: u64,
+}
+
+impl Prices {
+    /// Size alone counts.
+    pub const SMALL: Self = Self { wide: 0 };
+    /// Low bits are rather stored as they are.
+    pub const FAST: Self = Self { wide: 160 };
+}
+
 /// One range of exponents: how its differences, shifted, are distributed.
 struct Range {
     last_key: u8,
@@ -68,8 +85,8 @@ struct Range {
 }
 
 /// The groups that should cost least.
-pub fn groups<W: Word>(permutation: &Permutation, z: &[W]) -> Vec<Group> {
-    let ranges = ranges(permutation, z);
+pub fn groups<W: Word>(prices: Prices, starts: &Starts, z: &[W]) -> Vec<Group> {
+    let ranges = ranges(prices, starts, z);
     // best[i]: the least cost of the ranges before i, and the first range of the last group.
     let mut best = vec![(0u64, 0usize, Width::Gaps); ranges.len() + 1];
     for end in 1..=ranges.len() {
@@ -100,23 +117,23 @@ pub fn groups<W: Word>(permutation: &Permutation, z: &[W]) -> Vec<Group> {
 }
 
 /// Walks the exponents upwards; a range ends where it and the rest have enough elements.
-fn ranges<W: Word>(permutation: &Permutation, z: &[W]) -> Vec<Range> {
+fn ranges<W: Word>(prices: Prices, starts: &Starts, z: &[W]) -> Vec<Range> {
     let mut ranges = Vec::new();
     let mut first = 0;
     for key in 0..=u8::MAX {
-        let end = permutation.start(usize::from(key) + 1);
+        let end = starts.at(usize::from(key) + 1);
         let enough = end - first >= LEAST_ELEMENTS && z.len() - end >= LEAST_ELEMENTS;
         if enough || key == u8::MAX {
-            ranges.push(range(key, &z[first..end]));
+            ranges.push(range(prices, key, &z[first..end]));
             first = end;
         }
     }
     ranges
 }
 
-fn range<W: Word>(last_key: u8, z: &[W]) -> Range {
+fn range<W: Word>(prices: Prices, last_key: u8, z: &[W]) -> Range {
     let step = (z.len() / SAMPLE).max(1);
-    let shift = shift(z);
+    let shift = shift(prices, z);
     let mut counts = [0; 256];
     for &z in z.iter().step_by(step) {
         counts[usize::from((z >> shift).min(W::from(255)).low())] += step as u32;
@@ -125,7 +142,7 @@ fn range<W: Word>(last_key: u8, z: &[W]) -> Range {
 }
 
 /// The shift after which a symbol and its escapes cost least.
-fn shift<W: Word>(z: &[W]) -> u32 {
+fn shift<W: Word>(prices: Prices, z: &[W]) -> u32 {
     let mut lengths = [0usize; 65];
     for &z in z.iter().step_by((z.len() / 1024).max(1)) {
         lengths[z.bit_length() as usize] += 1;
@@ -143,7 +160,8 @@ fn shift<W: Word>(z: &[W]) -> u32 {
             bits += count as u64 * (free + escape);
             inner += log_sum(count);
         }
-        let cost = bits * ONE + log_sum(all).saturating_sub(inner);
+        let wide: usize = lengths.iter().skip(shift as usize + 5).sum();
+        let cost = bits * ONE + log_sum(all).saturating_sub(inner) + wide as u64 * prices.wide;
         best = best.min((cost, shift));
     }
     best.1
@@ -221,6 +239,7 @@ const GAP_LOSS: u64 = 12;
 const GAP_TABLE: u64 = 800;
 /// What an escape costs more than its entropy: it is coded among those of other groups, in whole bits.
 const ESCAPE_LOSS: u64 = 80;
+
 /// What a bit of a symbol costs for being coded at all.
 const SPEED: u64 = 1;
 

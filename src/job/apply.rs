@@ -217,14 +217,17 @@ pub fn check_delta(delta: &Path, base: Option<&str>, run: &ApplyRun<'_>) -> Resu
     let counter = Counter::default();
     let checked = DeltaFile::open(delta)?;
     checked.check_payloads(&counter)?;
-    checked.files()?;
     Restored::places(&checked)?;
+    let kept = checked.files()?;
+    let whole = |(f, _): &(&RestoredFile, &[u8])| f.kept == Kept::Content;
+    split(&checked, &kept)?.into_iter().filter(whole).try_for_each(|(f, content)| check_file(&checked, f, content))?;
     let tensors = checked.index.tensors.len();
     if let Some(base) = base {
         let opened = Opened::open(base, delta, run.links)?;
         let files = Files::open(opened.paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
         let stream = Stream::new(run.threads, run.progress, run.stop)?;
         opened.check_base(&files, &stream, &counter)?;
+        Restored::plan(opened.leaf(), opened.base_path())?;
         opened.decode(&files, &stream, &counter, Verify::Full, |_, _, _| Ok(()))?;
     }
     let seconds = start.elapsed().as_secs_f64();

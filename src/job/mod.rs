@@ -187,7 +187,8 @@ fn merge_error_bound(plan: &Plan, method: &dyn Method) -> Option<f64> {
 
 /// What the mask means for each tensor: which sources are read, and what is done.
 fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let needs_base = plan.recipe.method.form == Form::TaskVectors || plan.recipe.lwptv.is_some() || plan.writes_delta();
+    let coded = plan.writes_delta() || plan.has_coded();
+    let needs_base = plan.recipe.method.form == Form::TaskVectors || plan.recipe.lwptv.is_some() || coded;
     let base = plan.base().filter(|_| needs_base);
     let mut works = Vec::with_capacity(plan.tensors.len());
     let mut actions = Vec::with_capacity(plan.tensors.len());

@@ -187,13 +187,20 @@ impl Coder {
         Some(found)
     }
 
+    /// Counts a block of a task vector. Zeros, of which there are many, are not counted one by one.
     fn count(&mut self, x: &[f32], elements: usize) {
-        let key = |v: &f32| (v.to_bits() & 0x7fff_ffff) >> LOW_BITS;
+        let key = |v: &f32| ((v.to_bits() & 0x7fff_ffff) >> LOW_BITS) as u16;
         if elements < COUNT_BY_SORTING {
-            self.keys.extend(x.iter().map(|v| key(v) as u16));
-        } else {
-            x.iter().for_each(|v| self.counts[key(v) as usize] += 1);
+            self.keys.extend(x.iter().map(key));
+            return;
         }
+        let (mut keys, mut filled) = ([0u16; BLOCK_ELEMENTS], 0);
+        for v in x {
+            keys[filled] = key(v);
+            filled += usize::from(key(v) != 0);
+        }
+        keys[..filled].iter().for_each(|&k| self.counts[usize::from(k)] += 1);
+        self.counts[0] += (x.len() - filled) as u32;
     }
 
     fn take_histogram(&mut self, elements: usize) -> Vec<(u16, u64)> {

@@ -78,14 +78,14 @@ impl LossyBlocks {
         widen(given.dtype, result, &mut self.result);
         let known = known(scheme, given, &mut self.base, &mut self.shared).ok()?;
         let start = out.len();
-        let coded = lossy::encode(scheme, given.place, known, &self.result, &mut self.scratch, out)?;
+        lossy::encode(scheme, given.place, known, &self.result, &mut self.scratch, out)?;
         given.dtype.encode(self.scratch.reconstruction(), restored);
         widen(given.dtype, restored, &mut self.values);
-        let rounded = Loss::measure(&[], &self.result, &self.values);
+        let rounded = self.scratch.loss_of(&self.result, &self.values);
         if rounded.is_none() {
             out.truncate(start);
         }
-        rounded.map(|loss| Loss { tau_squares: coded.tau_squares, ..loss })
+        rounded
     }
 
     /// Fills `out` with the bytes that one block decodes to.

@@ -166,8 +166,10 @@ impl StagedFile {
         let parent = out.parent().ok_or_else(|| Error::Usage(format!("{}: not a file to write", out.display())))?;
         fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
         let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        refuse_existing_file(&out, existing)?;
         let lock_path = parent.join(format!(".{name}.lock"));
         let lock = lock(&lock_path, &out)?;
+        // Again, now that nobody else can publish.
         refuse_existing_file(&out, existing)?;
         let part = parent.join(format!(".{name}.part"));
         match fs::remove_file(&part) {

@@ -8,7 +8,9 @@ use crate::container::{
     Tensor, block_count, checksum, histogram_checksum, parse_histogram, payload_name, unpack_section,
 };
 use crate::error::{Error, Result};
-use crate::limits::{CHAIN_MAX, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX};
+use crate::limits::{
+    CHAIN_MAX, CODED_BLOCK_ELEMENTS, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX,
+};
 use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Lossy, Payload};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -120,7 +122,8 @@ impl DeltaFile {
             let mut at = 0;
             for (number, entry) in entries.iter().map(TableEntry::parse).enumerate() {
                 let tail = front + u64::from(head.histogram_bytes);
-                let length = entry.end.checked_sub(at).filter(|_| entry.end <= bytes - tail);
+                let raw = (CODED_BLOCK_ELEMENTS * head.dtype.bytes()) as u64;
+                let length = entry.end.checked_sub(at).filter(|&n| entry.end <= bytes - tail && n <= raw);
                 let Some(length) = length else {
                     return Err(bad_tensor(
                         path,

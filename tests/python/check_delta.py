@@ -88,6 +88,11 @@ def main(taskvec, folder):
             with open(out, "rb") as a, open(model, "rb") as b:
                 assert a.read() == b.read(), (base, model, codec)
         count += 1
+    golden = os.path.join(ROOT, "fixtures", "container", "v1")
+    for codec in ("auto", "s1", "s2", "raw"):
+        result = read_tvd.read(os.path.join(golden, "base"), os.path.join(golden, codec + ".tvd"))
+        assert result == read_tvd.load(os.path.join(golden, "model")), codec
+        count += 1
     expected = {0, 1, 2, 3, 4, 5, 0x13, 0x14, 0x23, 0x24}
     assert kinds >= expected, f"kinds {sorted(expected - kinds)} did not occur"
     print(f"{count} delta files of {len(made)} pairs read by docs/read_tvd.py: every byte; kinds {sorted(kinds)}")

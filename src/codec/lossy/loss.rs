@@ -18,7 +18,7 @@ pub struct Loss {
 
 impl Loss {
     /// `None` where something is not finite.
-    pub fn measure(tau: &[f32], result: &[f32], reconstruction: &[f32]) -> Option<Self> {
+    pub(super) fn measure(tau: &[f32], result: &[f32], reconstruction: &[f32]) -> Option<Self> {
         let mut found = Self::default();
         simd(
             #[inline(always)]

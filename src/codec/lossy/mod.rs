@@ -73,6 +73,12 @@ impl Scratch {
     pub fn reconstruction(&self) -> &[f32] {
         &self.reconstruction
     }
+
+    /// The loss of the block that [`encode`] wrote last, with its `result`, where `rounded` stands for the
+    /// reconstruction: the same in the tensor's dtype. `None` where that made a value infinite.
+    pub fn loss_of(&self, result: &[f32], rounded: &[f32]) -> Option<Loss> {
+        Loss::measure(&self.work.tau, result, rounded)
+    }
 }
 
 /// Appends the bytes of one block to `out` and says what was lost; [`Scratch::reconstruction`] is what remains.
