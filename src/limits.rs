@@ -10,6 +10,9 @@ pub const CODED_BLOCK_ELEMENTS: usize = 1 << 17;
 /// What coding and decoding delta blocks takes for each compute thread.
 pub const CODER_BYTES: usize = 12 << 20;
 
+/// What a compute thread needs besides to code or decode lossy blocks.
+pub const LOSSY_BYTES: usize = 14 << 20;
+
 /// Blocks in a chunk: block sums are added up per chunk, chunk sums per tensor, both in order, so that a tensor can
 /// be split between machines at chunk borders (one mebi-element) without changing a bit of its sum.
 pub const CHUNK_BLOCKS: usize = 512;

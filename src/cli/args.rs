@@ -2,6 +2,8 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use taskvec::codec::Coding;
+use taskvec::codec::lossy::Scheme;
 
 /// Merge fine-tuned checkpoints of one base model, out of core, with layer-wise pruning of task vectors (LwPTV).
 #[derive(Debug, Parser)]
@@ -260,9 +262,12 @@ pub struct DiffArgs {
     /// Take what this delta file makes of BASE in place of BASE itself.
     #[arg(long, value_name = "DELTA")]
     pub on: Option<PathBuf>,
-    /// How blocks are coded.
-    #[arg(long, value_enum, default_value_t = CodecKind::Auto)]
-    pub codec: CodecKind,
+    /// How blocks are coded. Exactly: auto (the smallest of those worth a trial), s2 (the difference, grouped by the
+    /// base's exponents), s1 (byte planes of the difference: faster, larger), raw (not coded). With loss, and its bound
+    /// declared: tvq8, tvq4, tvq3, tvq2 (-g128: a scale for each 128 elements, not each row), sign1, ternary-DENSITY,
+    /// tall-LAMBDA (with --on). See docs/delta.md.
+    #[arg(long, default_value = "auto", value_parser = coding)]
+    pub codec: Coding,
     #[command(flatten)]
     pub files: FileArgs,
     /// Replace the output once the new one is whole.
@@ -270,16 +275,14 @@ pub struct DiffArgs {
     pub overwrite: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CodecKind {
-    /// The smallest of those worth a trial, block by block.
-    Auto,
-    /// Byte planes of the difference: about twice as fast, larger.
-    S1,
-    /// The difference, grouped by the base's exponents.
-    S2,
-    /// Not coded.
-    Raw,
+fn coding(name: &str) -> Result<Coding, String> {
+    let names = Scheme::NAMES.join(", ");
+    let problem = || {
+        format!(
+            "expected auto, s1, s2 or raw (exact), or {names} (lossy; also ternary-0.1 with the share of elements kept, tall-0.3 with lambda)"
+        )
+    };
+    Coding::from_name(name).ok_or_else(problem)
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,9 @@
 //! `taskvec diff`, `taskvec apply` and `taskvec verify`.
 
-use super::args::{ApplyArgs, CodecKind, Common, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
+use super::args::{ApplyArgs, Common, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
 use super::merge::{io, threads};
 use super::{Outcome, print, progress};
 use taskvec::Result;
-use taskvec::codec::Codec;
 use taskvec::job::{self, ApplyRun, DiffRun, Verify};
 use taskvec::pass::{Progress, Stop};
 use taskvec::sink::Existing;
@@ -14,12 +13,7 @@ use taskvec::tensor::Bytes;
 pub fn diff(args: &DiffArgs, common: &Common, stop: &Stop) -> Outcome {
     let progress = progress::choose(common);
     let run = DiffRun {
-        codec: match args.codec {
-            CodecKind::Auto => Codec::Auto,
-            CodecKind::S1 => Codec::S1,
-            CodecKind::S2 => Codec::S2,
-            CodecKind::Raw => Codec::Raw,
-        },
+        coding: args.codec,
         threads: threads(args.files.num_threads)?,
         io: io(args.files.io),
         links: links(&args.files),
@@ -41,6 +35,13 @@ pub fn diff(args: &DiffArgs, common: &Common, stop: &Stop) -> Outcome {
             made.seconds,
             made.tensor_bytes as f64 / 1e9 / made.seconds,
         ));
+        if let Some(loss) = made.loss {
+            print::note(format_args!(
+                "lossy: no value is off by more than {}; relative L2 error of the task vector {:.4}",
+                f64::from(loss.bound),
+                loss.relative()
+            ));
+        }
     }
     Ok(())
 }

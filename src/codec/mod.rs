@@ -38,6 +38,28 @@ pub enum Codec {
     Raw,
 }
 
+/// What a whole model is coded with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Coding {
+    /// Every bit of it.
+    Exact(Codec),
+    /// Lossily where that is smaller than exactly.
+    Lossy(lossy::Scheme),
+}
+
+impl Coding {
+    /// The coding of this name: `auto`, `s1`, `s2`, `raw`, or a name that [`lossy::Scheme::from_name`] knows.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Exact(Codec::Auto),
+            "s1" => Self::Exact(Codec::S1),
+            "s2" => Self::Exact(Codec::S2),
+            "raw" => Self::Exact(Codec::Raw),
+            _ => Self::Lossy(lossy::Scheme::from_name(name)?),
+        })
+    }
+}
+
 /// How a block is stored: the method in the low four bits, the transform in the high four.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Kind(u8);
@@ -55,6 +77,8 @@ impl Kind {
     pub const S2: Self = Self(4);
     /// Places and differences of the few elements that changed.
     pub const SPARSE: Self = Self(5);
+    /// By the payload's [`lossy::Scheme`]; not known to [`decode`].
+    pub const LOSSY: Self = Self(6);
 
     const BF16_IN_F32: u8 = 1;
     const F16_IN_F32: u8 = 2;

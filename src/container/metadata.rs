@@ -10,11 +10,13 @@ pub struct Metadata {
     pub base_root: String,
     /// Names the result.
     pub result_root: String,
-    /// Largest error of a value; `None` for an exact delta.
+    /// Largest error of a value, a decimal number; `None` for an exact delta.
     pub error_bound: Option<String>,
 }
 
 const MAGIC: &str = "taskvec-delta";
+/// The feature of files with payloads that have a scheme.
+const LOSSY: &str = "lossy";
 
 impl Metadata {
     /// As stored, but for the tool's name.
@@ -24,13 +26,18 @@ impl Metadata {
             ("format", MAGIC),
             ("version", &version),
             ("min_reader", &version),
-            ("features_required", ""),
+            ("features_required", if self.error_bound.is_some() { LOSSY } else { "" }),
             ("base_root", &self.base_root),
             ("result_root", &self.result_root),
-            ("mode", if self.error_bound.is_some() { "lossy" } else { "exact" }),
+            ("mode", if self.error_bound.is_some() { LOSSY } else { "exact" }),
             ("error_bound", self.error_bound.as_deref().unwrap_or("0")),
         ];
         fields.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    /// The largest error of a value as a number; `None` for an exact delta.
+    pub fn largest_error(&self) -> Option<f64> {
+        self.error_bound.as_ref().and_then(|e| e.parse().ok())
     }
 
     /// Reads the fields of a safetensors header; the error says what is wrong.
@@ -49,8 +56,8 @@ impl Metadata {
             return Err(format!("needs a reader of format {needed}, this one knows {FORMAT}; use a newer taskvec"));
         }
         let features = get("features_required")?;
-        if !features.is_empty() {
-            return Err(format!("needs features that this version does not have ({features}); use a newer taskvec"));
+        if let Some(feature) = features.split(',').find(|f| !matches!(*f, "" | LOSSY)) {
+            return Err(format!("needs a feature that this version does not have ({feature}); use a newer taskvec"));
         }
         let root = |name: &str| {
             let root = get(name)?;
@@ -59,9 +66,16 @@ impl Metadata {
         };
         let error_bound = match get("mode")?.as_str() {
             "exact" => None,
-            "lossy" => Some(get("error_bound")?),
+            LOSSY => Some(bound(get("error_bound")?)?),
             other => return Err(format!("mode is `{other}`, expected exact or lossy")),
         };
         Ok(Self { base_root: root("base_root")?, result_root: root("result_root")?, error_bound })
+    }
+}
+
+fn bound(text: String) -> Result<String, String> {
+    match text.parse() {
+        Ok(0.0..=f64::MAX) => Ok(text),
+        _ => Err(format!("`error_bound` is `{text}`, expected a number that is not negative")),
     }
 }

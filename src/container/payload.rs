@@ -1,6 +1,7 @@
 //! One tensor's payload: a header of 64 bytes, a table with one entry for each block, the blocks, and perhaps a histogram.
 
-use crate::codec::{BLOCK, BLOCK_LOG2};
+use crate::codec::lossy::Scheme;
+use crate::codec::{BLOCK, BLOCK_LOG2, Corrupt};
 use crate::tensor::Dtype;
 
 /// Length of the header.
@@ -15,14 +16,14 @@ const LAYOUT: u16 = 1;
 /// Format version that a reader must know at least.
 const MIN_READER: u32 = 1;
 const NO_BASE: u8 = 255;
+/// The scheme of payloads that are exact.
+const EXACT: u8 = 0;
 
 /// How all blocks of a payload are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// How values are coded: 0 is exact; the others are listed in docs/format.md.
-    pub scheme: u8,
-    /// What the scheme needs to know; 0 for exact.
-    pub parameter: u32,
+    /// How blocks that are not exact are coded; `None` where all are.
+    pub scheme: Option<Scheme>,
     /// Dtype of the result.
     pub dtype: Dtype,
     /// Dtype of the base; `None` where the base has no such tensor.
@@ -54,6 +55,11 @@ pub fn block_count(elements: u64) -> u64 {
 }
 
 impl Head {
+    /// Whether values are chosen between the base's and a shared model's.
+    pub fn has_masks(&self) -> bool {
+        self.scheme.is_some_and(Scheme::has_shared)
+    }
+
     /// Bytes of header and table.
     pub fn front_bytes(&self) -> u64 {
         HEADER_BYTES as u64 + block_count(self.elements) * ENTRY_BYTES as u64
@@ -67,12 +73,13 @@ impl Head {
             out[at..at + field.len()].copy_from_slice(field);
             at += field.len();
         };
+        let (scheme, parameter) = self.scheme.map_or((EXACT, 0), Scheme::to_code);
         put(MAGIC);
         put(&LAYOUT.to_le_bytes());
-        put(&[self.scheme, BLOCK_LOG2 as u8]);
+        put(&[scheme, BLOCK_LOG2 as u8]);
         put(&[code(self.dtype), self.base.map_or(NO_BASE, code)]);
         put(&[0, 0]);
-        put(&self.parameter.to_le_bytes());
+        put(&parameter.to_le_bytes());
         put(&self.elements.to_le_bytes());
         put(&self.base_elements.to_le_bytes());
         put(&block_count(self.elements).to_le_bytes());
@@ -99,8 +106,7 @@ impl Head {
         }
         let dtype = |c: u8| decode(c).ok_or_else(|| format!("unknown dtype code {c}"));
         let head = Self {
-            scheme: bytes[6],
-            parameter: u32_at(12),
+            scheme: scheme(bytes[6], u32_at(12))?,
             dtype: dtype(bytes[8])?,
             base: if bytes[9] == NO_BASE { None } else { Some(dtype(bytes[9])?) },
             elements: u64_at(16),
@@ -133,6 +139,14 @@ impl Entry {
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         Self { end: u64_at(0), kind: bytes[8], checksum: u64_at(9) }
     }
+}
+
+fn scheme(code: u8, parameter: u32) -> Result<Option<Scheme>, String> {
+    if (code, parameter) == (EXACT, 0) {
+        return Ok(None);
+    }
+    let unknown = |why: Corrupt| format!("{} (scheme {code}, parameter {parameter}); use a newer taskvec", why.0);
+    Scheme::from_code(code, parameter).map(Some).map_err(unknown)
 }
 
 /// The codes of dtypes in a payload's header: positions in this list.
@@ -169,8 +183,7 @@ mod tests {
     #[test]
     fn a_header_comes_back_as_it_was_and_no_changed_bit_of_its_fixed_parts_passes() {
         let head = Head {
-            scheme: 0,
-            parameter: 7,
+            scheme: Some(Scheme::Ternary { density_per_mille: 7 }),
             dtype: Dtype::BF16,
             base: Some(Dtype::F32),
             elements: 1 << 40,
@@ -180,7 +193,7 @@ mod tests {
         };
         let bytes = head.to_bytes(99);
         assert_eq!(Head::parse(&bytes).unwrap(), (head, 99));
-        for at in (0..6).chain([7, 10, 11]).chain(32..40) {
+        for at in (0..8).chain([10, 11, 14, 15]).chain(32..40) {
             let mut bad = bytes;
             bad[at] ^= 1;
             assert!(Head::parse(&bad).is_err(), "byte {at}");

@@ -3,6 +3,7 @@
 use super::index::Index;
 use super::payload::{ALIGNMENT, ENTRY_BYTES, Entry, HEADER_BYTES, Head, block_count};
 use super::{FILES, FORMAT, INDEX, Metadata, histogram_checksum, payload_name, section};
+use crate::codec::lossy::Scheme;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
@@ -82,6 +83,11 @@ impl Writer {
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// Notes how blocks of the payload under way that are not exact are coded.
+    pub fn lossy(&mut self, scheme: Scheme) {
+        self.current.as_mut().expect("a payload is under way").head.scheme = Some(scheme);
     }
 
     /// Ends a tensor's payload and returns its hash; a payload without a byte in its blocks is dropped (`None`). The

@@ -34,7 +34,6 @@ pub fn create(plan: &Plan, actions: &[Action], path: &Path) -> Result<DeltaSink>
         shape: t.shape.clone(),
         base: Some((t.places[0].dtype, t.shape.clone())),
         base_elements: t.elements,
-        scheme: (0, 0),
     };
     let mut sink = DeltaSink::create(path, plan.tensors.iter().map(tensor).collect())?;
     let equal = actions.iter().enumerate().filter(|(_, a)| a.copied == Copied::Bytes);

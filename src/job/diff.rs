@@ -1,7 +1,8 @@
 //! `taskvec diff`: a fine-tuned checkpoint as a delta file on its base.
 
 use super::sides::{Reader, Side};
-use crate::codec::Codec;
+use crate::codec::Coding;
+use crate::codec::lossy::{Loss, Place};
 use crate::container::{Identity, Kept, RestoredFile};
 use crate::error::{Error, Result};
 use crate::limits::{DELTA_FILES_MAX_BYTES, NAME_MAX_BYTES};
@@ -13,11 +14,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// How a delta file is made; only `codec` changes its bytes.
+/// How a delta file is made; only `coding` changes its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct DiffRun<'a> {
     /// How blocks are coded.
-    pub codec: Codec,
+    pub coding: Coding,
     /// Compute threads.
     pub threads: usize,
     /// How files are read.
@@ -32,6 +33,9 @@ pub struct DiffRun<'a> {
     pub stop: &'a Stop,
 }
 
+const NO_SHARED: &str = "--codec tall takes each value from BASE or from a shared model: name the delta file from BASE to that model with --on SHARED.tvd";
+const SHARED_ON_DELTA: &str = "--codec tall needs --on to name a delta file that is made from BASE itself, not from the result of another delta file";
+
 /// What was made.
 #[derive(Clone, Debug)]
 pub struct DiffReport {
@@ -45,6 +49,8 @@ pub struct DiffReport {
     pub delta_bytes: u64,
     /// Names the result.
     pub result_root: String,
+    /// What was lost; `None` if every byte comes back.
+    pub loss: Option<Loss>,
     /// Bytes read.
     pub bytes_read: u64,
     /// Seconds in all.
@@ -54,11 +60,19 @@ pub struct DiffReport {
 /// Writes the delta from `base` (or from what the delta file `on` makes of it) to `model`.
 pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRun<'_>) -> Result<DiffReport> {
     let start = Instant::now();
+    let masks = has_masks(run.coding);
     let here = Path::new("");
     let root = source::open(base, here, run.links)?;
     let mut base = match on {
+        None if masks => return Err(Error::Usage(NO_SHARED.into())),
         None => Side::plain(root),
-        Some(on) => Side::chained(root, &on.display().to_string(), on, &open_chain(on)?)?,
+        Some(on) => {
+            let chain = open_chain(on)?;
+            if masks && chain.len() > 1 {
+                return Err(Error::Usage(SHARED_ON_DELTA.into()));
+            }
+            Side::chained(root, &on.display().to_string(), on, &chain)?
+        }
     };
     let model = source::open(model, here, run.links)?;
     refuse_long_names(&model)?;
@@ -74,12 +88,13 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     let kept = kept_files(&model, &base, run.links)?;
     let sink = DeltaSink::create(staged.part(), tensors(&base, &model))?;
     let pairs = Pairs { base: &base, model: &model, model_file, files: &files };
-    let (sink, mut hashes, first) = pairs.code(&stream, sink, run.codec)?;
+    let (sink, mut hashes, first) = pairs.code(&stream, sink, run.coding)?;
     let (base_only, second) = pairs.hash_rest(&stream, &mut hashes)?;
     files.check_unchanged()?;
     run.stop.check()?;
     let equal = hashes.iter().filter(|h| h.base.as_ref() == Some(&h.result)).count();
-    let extra = Extra { base_only, files: kept.0, content: kept.1, error_bound: None };
+    let extra = Extra { base_only, files: kept.0, content: kept.1 };
+    let loss = sink.loss();
     let (result_root, delta_bytes) = sink.finish(&hashes, extra)?;
     staged.publish()?;
     Ok(DiffReport {
@@ -88,9 +103,15 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
         tensor_bytes: model.tensor_bytes(),
         delta_bytes,
         result_root,
+        loss,
         bytes_read: first.bytes_read + second.bytes_read,
         seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// Whether values are chosen between the base's and a shared model's.
+fn has_masks(coding: Coding) -> bool {
+    matches!(coding, Coding::Lossy(scheme) if scheme.has_shared())
 }
 
 fn refuse_long_names(model: &Inventory) -> Result<()> {
@@ -113,7 +134,6 @@ fn tensors(base: &Side, model: &Inventory) -> Vec<DeltaTensor> {
             shape: t.shape.clone(),
             base: b.map(|b| (b.dtype, b.shape.clone())),
             base_elements: b.map_or(0, |b| comparable(b, t)),
-            scheme: (0, 0),
         }
     };
     model.tensors.iter().map(tensor).collect()
@@ -138,16 +158,19 @@ impl Pairs<'_> {
         &self,
         stream: &Stream<'_>,
         mut sink: DeltaSink,
-        codec: Codec,
+        coding: Coding,
     ) -> Result<(DeltaSink, Vec<Hashes>, PassRun)> {
         let counter = Counter::default();
         let model = &self.model.tensors;
+        let masks = has_masks(coding);
+        // The result, its blocks, and where they are lossy what they decode to.
+        let held = if matches!(coding, Coding::Lossy(_)) { 3 } else { 2 };
         let result_hashes: Vec<PieceHash> = model.iter().map(|t| PieceHash::new(t.bytes)).collect();
         let base_hashes: Vec<Option<PieceHash>> =
             model.iter().map(|t| self.covered(t).map(|b| PieceHash::new(b.bytes))).collect();
         let worker = || {
-            let mut coder = Coder::new(codec);
-            let (mut result, mut base) = (Vec::new(), Reader::new(&counter));
+            let mut coder = Coder::new(coding);
+            let (mut result, mut base, mut root) = (Vec::new(), Reader::new(&counter), Vec::new());
             let (counter, result_hashes, base_hashes) = (&counter, &result_hashes, &base_hashes);
             move |run: &Run| {
                 let t = &model[run.tensor];
@@ -155,7 +178,6 @@ impl Pairs<'_> {
                 let (at, bytes) = (run.elements.start * size, (run.elements.end - run.elements.start) * size);
                 let file = self.model_file + t.file;
                 let span = self.files.span(file, t.offset + at, bytes as usize, &mut result, counter)?;
-                result_hashes[run.tensor].update(at, &span);
                 let b = self.base.find(&t.name).filter(|b| comparable(b, t) > 0);
                 let bytes = b.map(|b| self.base.read(self.files, b, run, &mut base)).transpose()?;
                 if let (Some(hash), Some(b), Some(bytes)) = (&base_hashes[run.tensor], b, &bytes) {
@@ -167,12 +189,26 @@ impl Pairs<'_> {
                     (elements as usize * b.dtype.bytes()).min(bytes.len())
                 };
                 let side = b.zip(bytes.as_ref()).map(|(b, bytes)| (b.dtype, &bytes[..common(b, bytes)]));
-                Ok(coder.code(Sides { tensor: run.tensor, dtype: t.dtype, result: &span, base: side, same_shape }))
+                let root = match b.filter(|_| masks && same_shape) {
+                    Some(b) => self.base.read_root(self.files, b, run, &mut root, counter)?,
+                    None => None,
+                };
+                let coded = coder.code(Sides {
+                    tensor: run.tensor,
+                    dtype: t.dtype,
+                    result: &span,
+                    base: side,
+                    root: root.as_ref().map(|(dtype, span)| (*dtype, &**span)),
+                    same_shape,
+                    place: Place { row: t.shape.last().map_or(1, |d| *d), first: run.elements.start },
+                });
+                result_hashes[run.tensor].update(at, coder.restored().unwrap_or(&span));
+                Ok(coded)
             }
         };
         let cost = |t: &Entry| {
             let (bytes, traffic) = self.base.find(&t.name).map_or((0, 0), |b| self.base.cost(b));
-            Extent { elements: t.elements(), element_bytes: bytes + 2 * t.dtype.bytes(), traffic: traffic + t.bytes }
+            Extent { elements: t.elements(), element_bytes: bytes + held * t.dtype.bytes(), traffic: traffic + t.bytes }
         };
         let extents: Vec<Extent> = model.iter().map(cost).collect();
         let pass = stream.over("diff", &extents, &counter, worker, |_, coded| sink.take_run(&coded))?;

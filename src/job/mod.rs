@@ -157,6 +157,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
         outcome,
         written,
         input_hashes,
+        merge_error_bound: merge_error_bound(plan, method.as_ref()),
         runs,
         start,
     };
@@ -174,6 +175,14 @@ fn open_files(plan: &Plan, io: Io) -> Result<Files> {
 fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {
     let model = Model { experts: plan.expert_count(), elements: plan.elements(), settings: &plan.settings };
     (plan.recipe.method.start)(&model).map_err(|problem| Error::recipe(plan.recipe.method.name, problem))
+}
+
+/// How far lossy inputs can move an output value, before rounding; `None` if there are none, or nothing is known.
+fn merge_error_bound(plan: &Plan, method: &dyn Method) -> Option<f64> {
+    let experts = &plan.sources[plan.experts()];
+    experts.iter().find(|s| s.error_bound.is_some())?;
+    let errors: Vec<f64> = experts.iter().map(|s| s.error_bound.unwrap_or(0.0)).collect();
+    plan.settings.iter().try_fold(0.0, |m: f64, settings| Some(m.max(method.error_bound(settings, &errors)?)))
 }
 
 /// What the mask means for each tensor: which sources are read, and what is done.

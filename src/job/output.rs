@@ -26,6 +26,7 @@ pub struct Made<'a> {
     pub written: Vec<PieceHash>,
     pub input_hashes: Option<Vec<blake3::Hash>>,
     pub runs: Vec<PassRun>,
+    pub merge_error_bound: Option<f64>,
     pub start: Instant,
 }
 
@@ -113,6 +114,7 @@ impl Made<'_> {
             thresholds: self.scoring.mask.iter().flat_map(|m| m.thresholds.iter().map(|t| t.value())).collect(),
             tensors: self.tensors(),
             outputs,
+            merge_error_bound: self.merge_error_bound,
             run: RunReport {
                 passes: self.runs,
                 bytes_written: self.outcome.bytes_written
@@ -136,6 +138,7 @@ impl Made<'_> {
             role: if plan.base() == Some(i) { "base" } else { "expert" },
             path: s.path.display().to_string(),
             files: files(i),
+            error_bound: s.error_bound,
         };
         plan.sources.iter().enumerate().map(input).collect()
     }

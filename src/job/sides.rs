@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::pass::{Decoder, Run, Wanted};
 use crate::source::{self, Counter, DeltaFile, Files, Span};
-use crate::tensor::{Entry, Inventory};
+use crate::tensor::{Dtype, Entry, Inventory};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,21 @@ impl Side {
         let decoder = decoder.get_or_insert_with(|| Box::new(Decoder::new()));
         decoder.decode(files, wanted, run.elements.clone(), counter, None, decoded)?;
         Ok(Bytes::Slice(decoded))
+    }
+}
+
+impl Side {
+    /// The root's elements of `run` of `t`, where it has the same shape.
+    pub fn read_root<'a>(
+        &self,
+        files: &'a Files,
+        t: &Entry,
+        run: &Run,
+        buffer: &'a mut Vec<u8>,
+        counter: &Counter,
+    ) -> Result<Option<(Dtype, Span<'a>)>> {
+        let Some(root) = self.root_of(t).filter(|r| r.shape == t.shape) else { return Ok(None) };
+        Ok(Some((root.dtype, read_stored(files, self.root_file, root, run, buffer, counter)?)))
     }
 }
 

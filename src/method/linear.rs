@@ -1,6 +1,6 @@
 //! Weighted averaging of weights (model soups).
 
-use super::task_arithmetic::weighted_sum;
+use super::task_arithmetic::{weighted_errors, weighted_sum};
 use super::{Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
 use crate::kernel;
 use crate::survey::{Form, Survey};
@@ -53,5 +53,11 @@ impl Method for Linear {
             let sum: f64 = settings.get("weight").iter().sum();
             kernel::divide(sum as f32, out);
         }
+    }
+
+    fn error_bound(&self, settings: &Settings, errors: &[f64]) -> Option<f64> {
+        let sum: f64 = settings.get("weight").iter().sum();
+        let divisor = if settings.flag("normalize") { f64::from(sum as f32).abs() } else { 1.0 };
+        Some(weighted_errors(settings, errors) / divisor)
     }
 }

@@ -101,6 +101,12 @@ pub trait Method: Send + Sync {
         0
     }
 
+    /// How far an output value may be off, before rounding, where the experts' values are off by up to `errors`; `None`
+    /// where nothing is known.
+    fn error_bound(&self, _settings: &Settings, _errors: &[f64]) -> Option<f64> {
+        None
+    }
+
     /// Merges one block into `out`.
     fn merge(&self, settings: &Settings, done: &[Survey], block: Tile<'_>, out: &mut [f32]);
 }

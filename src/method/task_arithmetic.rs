@@ -52,6 +52,16 @@ impl Method for TaskArithmetic {
         }
         kernel::add_scaled(tile.base, settings.number("lambda"), out);
     }
+
+    fn error_bound(&self, settings: &Settings, errors: &[f64]) -> Option<f64> {
+        let lambda = f64::from(settings.number("lambda").abs());
+        (!settings.flag("normalize")).then(|| lambda * weighted_errors(settings, errors))
+    }
+}
+
+/// What errors of the experts' values add up to in their weighted sum.
+pub fn weighted_errors(settings: &Settings, errors: &[f64]) -> f64 {
+    settings.per_model("weight").zip(errors).map(|(weight, e)| f64::from(weight.abs()) * e).sum()
 }
 
 /// `out = weight_1 x_1`, then `out += weight_k x_k` in recipe order.

@@ -1,6 +1,8 @@
 //! From a base's bytes and the payloads of a chain of deltas to a tensor's bytes.
 
-use crate::codec::{self, BLOCK, Corrupt, Permutation};
+use super::lossy::{Given, LossyBlocks, codes, convert_root};
+use crate::codec::lossy::{Place, Scheme};
+use crate::codec::{self, BLOCK, Corrupt, Kind, Permutation};
 use crate::container::{ENTRY_BYTES, Entry, HEADER_BYTES, block_count, checksum};
 use crate::error::{Error, Result};
 use crate::limits::BLOCK_ELEMENTS;
@@ -11,9 +13,12 @@ use std::ops::Range;
 /// One compute thread's means of decoding.
 pub struct Decoder {
     scratch: codec::Scratch,
+    /// Made when the first payload with lossy blocks is met.
+    lossy: Option<LossyBlocks>,
     /// The result of the step before.
     before: Vec<u8>,
     converted: Vec<u8>,
+    converted_root: Vec<u8>,
     padded: Vec<u8>,
     read: Vec<u8>,
 }
@@ -42,8 +47,10 @@ impl Decoder {
     pub fn new() -> Self {
         Self {
             scratch: codec::Scratch::new(),
+            lossy: None,
             before: Vec::new(),
             converted: Vec::new(),
+            converted_root: Vec::new(),
             padded: Vec::new(),
             read: Vec::new(),
         }
@@ -107,9 +114,21 @@ impl Decoder {
         }
         let file = wanted.first_file + payload.file;
         let table = Table { files, file, payload, link, tensor: wanted.tensor };
-        let Self { scratch, padded, read, .. } = self;
+        let Self { scratch, lossy, converted_root, padded, read, .. } = self;
+        let coded = dtype.filter(|d| codes(*d, link.dtype) && link.base_elements == link.elements);
+        let coded = coded.and(payload.lossy).map(|coded| {
+            let root = convert_root(wanted.base, link.dtype, out.len(), converted_root);
+            let place = Place { row: coded.row, first: elements.start };
+            (coded.scheme, Given { dtype: link.dtype, base, root, place })
+        });
         table.for_each(elements.start / BLOCK as u64..block_count(end), read, counter, hashes, |i, kind, bytes| {
             let range = i * BLOCK * size..((i + 1) * BLOCK * size).min(out.len());
+            if kind == Kind::LOSSY.byte() {
+                let ((scheme, parameter), given) = coded.ok_or(Corrupt("a lossy block where all must be exact"))?;
+                let scheme = Scheme::from_code(scheme, parameter)?;
+                let lossy = lossy.get_or_insert_with(LossyBlocks::new);
+                return lossy.decode(scheme, given.block(&range), bytes, &mut out[range]);
+            }
             let base = block_base(base, &range, padded);
             codec::decode(kind, link.dtype, base, bytes, scratch, &mut out[range])
         })

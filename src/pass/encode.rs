@@ -1,11 +1,14 @@
 //! From a tensor's bytes and its base's to coded blocks, with what is known of the task vector.
 
 use super::decode::{block_base, convert};
-use crate::codec::{self, BLOCK, Codec};
+use super::lossy::{Given, LossyBlocks, codes, convert_root};
+use crate::codec::lossy::{Loss, Place, Scheme};
+use crate::codec::{self, BLOCK, Codec, Coding, Kind};
 use crate::container::{BINS, LOW_BITS, checksum};
 use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
 use crate::tensor::Dtype;
+use std::ops::Range;
 
 /// Runs shorter than this are counted by sorting instead of in a table.
 const COUNT_BY_SORTING: usize = 4096;
@@ -21,6 +24,10 @@ pub struct CodedRun {
     pub blocks: Vec<(u8, usize, u64)>,
     /// `None` where the task vector is not made of finite numbers.
     pub statistics: Option<RunStatistics>,
+    /// How those blocks are coded that are not exact; `None` where all are.
+    pub scheme: Option<Scheme>,
+    /// What they have lost, as a part of the whole task vector.
+    pub loss: Loss,
 }
 
 /// What is known of a run of a task vector.
@@ -38,8 +45,13 @@ pub struct RunStatistics {
 pub struct Coder {
     codec: Codec,
     scratch: codec::Scratch,
+    lossy: Option<(Scheme, LossyBlocks)>,
     converted: Vec<u8>,
+    converted_root: Vec<u8>,
     padded: Vec<u8>,
+    block: Vec<u8>,
+    /// What the last run decodes to, where it is lossy.
+    restored: Vec<u8>,
     counts: Vec<u32>,
     keys: Vec<u16>,
 }
@@ -55,18 +67,30 @@ pub struct Sides<'a> {
     pub result: &'a [u8],
     /// The base's dtype and bytes, as far as it has these elements.
     pub base: Option<(Dtype, &'a [u8])>,
+    /// The same of the checkpoint under the base, if the tensor has its shape there too; for TALL masks.
+    pub root: Option<(Dtype, &'a [u8])>,
     /// Whether the whole tensor has the base's shape, so that it has a task vector.
     pub same_shape: bool,
+    /// Where the run lies in its tensor.
+    pub place: Place,
 }
 
 impl Coder {
     /// For one way of coding.
-    pub fn new(codec: Codec) -> Self {
+    pub fn new(coding: Coding) -> Self {
+        let (codec, scheme) = match coding {
+            Coding::Exact(codec) => (codec, None),
+            Coding::Lossy(scheme) => (Codec::Auto, Some(scheme)),
+        };
         Self {
             codec,
             scratch: codec::Scratch::new(),
+            lossy: scheme.map(|s| (s, LossyBlocks::new())),
             converted: Vec::new(),
+            converted_root: Vec::new(),
             padded: Vec::new(),
+            block: Vec::new(),
+            restored: Vec::new(),
             counts: vec![0; BINS],
             keys: Vec::new(),
         }
@@ -74,21 +98,68 @@ impl Coder {
 
     /// Codes a run of whole blocks.
     pub fn code(&mut self, sides: Sides<'_>) -> CodedRun {
-        let size = sides.dtype.bytes();
-        let mut run = CodedRun { tensor: sides.tensor, statistics: self.statistics(sides), ..CodedRun::default() };
+        self.restored.clear();
+        let mut run = CodedRun { tensor: sides.tensor, ..CodedRun::default() };
+        match self.lossy.take_if(|_| sides.same_shape && sides.base.is_some_and(|(d, _)| codes(d, sides.dtype))) {
+            Some((scheme, mut lossy)) => {
+                self.code_lossy(scheme, &mut lossy, sides, &mut run);
+                self.lossy = Some((scheme, lossy));
+            }
+            None => self.code_exact(sides, &mut run),
+        }
+        let restored = std::mem::take(&mut self.restored);
+        let result = if restored.is_empty() { sides.result } else { &restored };
+        run.statistics = self.statistics(Sides { result, ..sides });
+        self.restored = restored;
+        run
+    }
+
+    /// What the last run decodes to, where that is not the result itself.
+    pub fn restored(&self) -> Option<&[u8]> {
+        (!self.restored.is_empty()).then_some(&self.restored)
+    }
+
+    fn code_exact(&mut self, sides: Sides<'_>, run: &mut CodedRun) {
         let elements = sides.base.map_or(0, |(dtype, bytes)| bytes.len() / dtype.bytes());
         let (base_dtype, bytes) = sides.base.unzip();
         let base = convert(base_dtype, sides.dtype, bytes.unwrap_or_default(), elements, &mut self.converted);
-        for start in (0..sides.result.len()).step_by(BLOCK * size) {
-            let block = start..(start + BLOCK * size).min(sides.result.len());
+        for block in block_ranges(sides) {
             let base = block_base(base, &block, &mut self.padded);
             let before = run.bytes.len();
             let kind =
                 codec::encode(self.codec, sides.dtype, base, &sides.result[block], &mut self.scratch, &mut run.bytes);
-            let coded = &run.bytes[before..];
-            run.blocks.push((kind.byte(), coded.len(), checksum(kind.byte(), coded)));
+            run.end_block(kind, before);
         }
-        run
+    }
+
+    /// Codes each block lossily where that takes fewer bytes than exactly.
+    fn code_lossy(&mut self, scheme: Scheme, lossy: &mut LossyBlocks, sides: Sides<'_>, run: &mut CodedRun) {
+        let Self { codec, scratch, converted, converted_root, block: coded, restored, .. } = self;
+        let (dtype, bytes) = (sides.dtype, sides.result.len());
+        let (base_dtype, base) = sides.base.unzip();
+        let base = convert(base_dtype, dtype, base.unwrap_or_default(), bytes / dtype.bytes(), converted);
+        let root = convert_root(sides.root, dtype, bytes, converted_root);
+        let given = Given { dtype, base, root, place: sides.place };
+        restored.extend_from_slice(sides.result);
+        for block in block_ranges(sides) {
+            let (before, result, given) = (run.bytes.len(), &sides.result[block.clone()], given.block(&block));
+            let kind = codec::encode(*codec, dtype, Some(given.base), result, scratch, &mut run.bytes);
+            coded.clear();
+            let restored = &mut restored[block];
+            let loss = lossy.encode(scheme, given, result, restored, coded);
+            if loss.is_some() && coded.len() < run.bytes.len() - before {
+                run.bytes.truncate(before);
+                run.bytes.extend_from_slice(coded);
+                run.scheme = Some(scheme);
+                run.loss = run.loss.join(loss.unwrap_or_default());
+                run.end_block(Kind::LOSSY, before);
+            } else {
+                restored.copy_from_slice(result);
+                let tau_squares = loss.map_or(0.0, |l| l.tau_squares);
+                run.loss = run.loss.join(Loss { tau_squares, ..Loss::default() });
+                run.end_block(kind, before);
+            }
+        }
     }
 
     fn statistics(&mut self, sides: Sides<'_>) -> Option<RunStatistics> {
@@ -140,4 +211,17 @@ impl Coder {
         let filled = self.counts.iter_mut().enumerate().filter(|(_, n)| **n > 0);
         filled.map(|(bin, n)| (bin as u16, u64::from(std::mem::take(n)))).collect()
     }
+}
+
+impl CodedRun {
+    /// Notes a block whose bytes begin at `start`.
+    fn end_block(&mut self, kind: Kind, start: usize) {
+        let bytes = &self.bytes[start..];
+        self.blocks.push((kind.byte(), bytes.len(), checksum(kind.byte(), bytes)));
+    }
+}
+
+fn block_ranges(sides: Sides<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (bytes, step) = (sides.result.len(), BLOCK * sides.dtype.bytes());
+    (0..bytes).step_by(step).map(move |start| start..(start + step).min(bytes))
 }

@@ -5,7 +5,8 @@ use super::job::{Cut, Job, Tile, jobs, range};
 use super::pipeline::Pipeline;
 use super::scratch::{Order, Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Source, Work};
-use crate::codec::Codec;
+use crate::codec::lossy::Place;
+use crate::codec::{Codec, Coding};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
@@ -160,7 +161,7 @@ impl Engine<'_> {
             let mut scratch = Scratch::new(self.plan.expert_count());
             let mut reader = Reader::new(self.plan.sources.len());
             let mut permuted = Vec::new();
-            let mut coder = codes.then(|| Coder::new(Codec::Auto));
+            let mut coder = codes.then(|| Coder::new(Coding::Exact(Codec::Auto)));
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
                 let mut bytes = reuse.try_recv().unwrap_or_default();
@@ -300,7 +301,9 @@ impl Engine<'_> {
         }
         if let Some(coder) = coder {
             let base = Some((base, spans.natural_base(source)));
-            let sides = Sides { tensor: work.tensor, dtype: t.dtype, result, base, same_shape: true };
+            let place = Place { row: 1, first: tile.start };
+            let sides =
+                Sides { tensor: work.tensor, dtype: t.dtype, result, base, root: None, same_shape: true, place };
             output.coded.push(coder.code(sides));
         }
     }

@@ -4,6 +4,7 @@
 mod decode;
 mod encode;
 mod job;
+mod lossy;
 mod merge;
 mod pipeline;
 mod progress;

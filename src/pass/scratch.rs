@@ -302,7 +302,7 @@ impl<'a> Spans<'a> {
     }
 }
 
-/// Whether all experts of the work are deltas right on the base, alike in dtype, and the tile is made of whole blocks.
+/// Whether all experts of the work are exact deltas right on the base, alike in dtype, and the tile is made of whole blocks.
 fn permutable(engine: &Engine<'_>, work: &Work, tile: &Tile) -> bool {
     let t = &engine.plan.tensors[work.tensor];
     let Some(base) = engine.plan.base().filter(|b| work.sources.first() == Some(b)) else { return false };
@@ -313,7 +313,9 @@ fn permutable(engine: &Engine<'_>, work: &Work, tile: &Tile) -> bool {
     let plain = |source: &Source| match &t.places[*source].coded {
         Some(c) => {
             let link = &c.links[0];
-            c.links.len() == 1 && link.dtype == dtype && link.base_elements == t.elements && c.base.is_some()
+            let exact = link.payload.is_none_or(|p| p.lossy.is_none());
+            let alike = link.dtype == dtype && link.base_elements == t.elements && c.base.is_some();
+            c.links.len() == 1 && exact && alike
         }
         None => false,
     };

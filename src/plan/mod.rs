@@ -14,7 +14,7 @@ pub use layers::Layer;
 pub use layout::Shard;
 
 use crate::error::{Error, Result};
-use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
+use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::Recipe;
 use crate::survey::{Form, Score};
@@ -93,6 +93,8 @@ pub struct Source {
     pub label: String,
     /// Where it was found.
     pub path: PathBuf,
+    /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
+    pub error_bound: Option<f64>,
 }
 
 /// A weight file of a model.
@@ -221,7 +223,8 @@ impl Plan {
             unit.min(t.elements.max(1) as usize) * (t.element_bytes(0..sources.len()) + written)
         };
         let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
-        let coders = options.threads * CODER_BYTES;
+        let lossy = sources.iter().any(|s| s.error_bound.is_some());
+        let coders = options.threads * (CODER_BYTES + if lossy { LOSSY_BYTES } else { 0 });
         let resident =
             resident + if delta || tensors.iter().any(|t| t.is_coded(0..sources.len())) { coders } else { 0 };
         let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
@@ -336,6 +339,12 @@ impl Plan {
         if self.layers.is_empty() {
             warnings.push("no float tensors: everything is copied".into());
         }
+        let lossy: Vec<f64> = self.sources.iter().filter_map(|s| s.error_bound).collect();
+        if !lossy.is_empty() {
+            let largest = lossy.iter().fold(0.0, |m: f64, e| m.max(*e));
+            let count = lossy.len();
+            warnings.push(format!("{count} of the inputs are lossy deltas, their values off by up to {largest:e}"));
+        }
         warnings
     }
 }
@@ -366,7 +375,7 @@ fn flatten(inventories: Vec<Inventory>) -> (Vec<Source>, Vec<PlannedFile>) {
         for f in inventory.files {
             files.push(PlannedFile { source, name: f.name, path: f.path, bytes: f.bytes });
         }
-        sources.push(Source { label: inventory.label, path: inventory.path });
+        sources.push(Source { label: inventory.label, path: inventory.path, error_bound: inventory.error_bound });
     }
     (sources, files)
 }

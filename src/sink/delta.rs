@@ -1,5 +1,6 @@
 //! The delta file of a result: takes coded runs in tensor order and closes the file over hashes and statistics.
 
+use crate::codec::lossy::Loss;
 use crate::container::{
     BaseTensor, Head, Histogram, Identity, Index, Metadata, RestoredFile, Tensor, Writer, put_histogram,
 };
@@ -23,8 +24,6 @@ pub struct DeltaTensor {
     pub base: Option<(Dtype, Vec<u64>)>,
     /// Leading elements that both have.
     pub base_elements: u64,
-    /// How its values are coded; 0 is exact.
-    pub scheme: (u8, u32),
 }
 
 /// A delta file being written.
@@ -37,6 +36,9 @@ pub struct DeltaSink {
     /// By tensor.
     payloads: Vec<Option<String>>,
     statistics: Vec<Option<Statistics>>,
+    /// Whether any block is lossy, and what was lost.
+    lossy: bool,
+    loss: Loss,
 }
 
 /// The statistics of the tensor under way; `None` once a run has none.
@@ -70,8 +72,6 @@ pub struct Extra {
     pub files: Vec<RestoredFile>,
     /// What is kept of them, one after another.
     pub content: Vec<u8>,
-    /// Largest error of a value; `None` if exact.
-    pub error_bound: Option<f64>,
 }
 
 impl DeltaSink {
@@ -79,7 +79,16 @@ impl DeltaSink {
     pub fn create(path: &Path, tensors: Vec<DeltaTensor>) -> Result<Self> {
         let writer = Writer::create(path, tensors.iter().map(|t| t.name.as_str()))?;
         let (payloads, statistics) = (vec![None; tensors.len()], vec![None; tensors.len()]);
-        Ok(Self { writer, tensors, current: None, gathered: Gathered::default(), payloads, statistics })
+        Ok(Self {
+            writer,
+            tensors,
+            current: None,
+            gathered: Gathered::default(),
+            payloads,
+            statistics,
+            lossy: false,
+            loss: Loss::default(),
+        })
     }
 
     /// Takes the next run of blocks.
@@ -88,8 +97,7 @@ impl DeltaSink {
             self.end_tensor()?;
             let t = &self.tensors[run.tensor];
             self.writer.begin(Head {
-                scheme: t.scheme.0,
-                parameter: t.scheme.1,
+                scheme: None,
                 dtype: t.dtype,
                 base: t.base.as_ref().map(|(d, _)| *d),
                 elements: t.shape.iter().product(),
@@ -105,8 +113,18 @@ impl DeltaSink {
             self.writer.block(kind, &run.bytes[at..at + bytes], checksum)?;
             at += bytes;
         }
+        if let Some(scheme) = run.scheme {
+            self.writer.lossy(scheme);
+            self.lossy = true;
+        }
+        self.loss = self.loss.join(run.loss);
         self.gathered.add(run);
         Ok(())
+    }
+
+    /// What was lost; `None` if all blocks are exact.
+    pub fn loss(&self) -> Option<Loss> {
+        self.lossy.then_some(self.loss)
     }
 
     /// Says that every byte of a tensor is the base's, so that no run of it comes.
@@ -122,6 +140,7 @@ impl DeltaSink {
     /// the file's length.
     pub fn finish(mut self, hashes: &[Hashes], extra: Extra) -> Result<(String, u64)> {
         self.end_tensor()?;
+        let error_bound = self.loss().map(|l| f64::from(l.bound).to_string());
         let mut index =
             Index { metadata: BTreeMap::new(), tensors: Vec::new(), base_only: extra.base_only, files: extra.files };
         let made = self.tensors.into_iter().zip(hashes).zip(self.payloads.into_iter().zip(self.statistics));
@@ -137,11 +156,7 @@ impl DeltaSink {
                 statistics,
             });
         }
-        let metadata = Metadata {
-            base_root: index.base_root(),
-            result_root: index.result_root(),
-            error_bound: extra.error_bound.map(|e| e.to_string()),
-        };
+        let metadata = Metadata { base_root: index.base_root(), result_root: index.result_root(), error_bound };
         index.metadata = metadata.fields();
         let bytes = self.writer.finish(&metadata, &index, &extra.content)?;
         Ok((metadata.result_root, bytes))

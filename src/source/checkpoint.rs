@@ -37,7 +37,7 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
         files.push(file);
         tensors.append(&mut entries);
     }
-    let inventory = Inventory { label: reference.to_owned(), path, files, tensors };
+    let inventory = Inventory { label: reference.to_owned(), path, files, tensors, error_bound: None };
     refuse_same_name_in_two_files(&inventory)?;
     if let Some((path, map)) = &found.index {
         compare_with_index(path, map, &inventory)?;

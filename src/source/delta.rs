@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::limits::{
     CHAIN_MAX, CODED_BLOCK_ELEMENTS, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX,
 };
-use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Payload};
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Lossy, Payload};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -78,6 +78,9 @@ impl DeltaFile {
         let own = [INDEX, FILES].iter().filter(|n| payloads.contains_key(**n)).count();
         if heads.len() + own != payloads.len() {
             return Err(bad("holds payloads that its index does not know".into()));
+        }
+        if metadata.error_bound.is_none() && heads.values().any(|h| h.scheme.is_some()) {
+            return Err(bad("has lossy payloads, but its metadata says that it is exact".into()));
         }
         let delta = Self { file, metadata, index, handle, payloads, heads };
         delta.check_roots()?;
@@ -196,6 +199,7 @@ impl DeltaFile {
                 offset,
                 bytes,
                 histogram_bytes: head.histogram_bytes,
+                lossy: head.scheme.map(|s| Lossy { scheme: s.to_code(), row: t.shape.last().map_or(1, |d| *d) }),
             }),
             dtype: t.dtype,
             elements: t.shape.iter().product(),
@@ -224,7 +228,20 @@ pub fn open_chain(path: &Path) -> Result<Vec<DeltaFile>> {
         chain.push(DeltaFile::open(&parent.clone())?);
     }
     chain.reverse();
+    check_shared(&chain)?;
     Ok(chain)
+}
+
+/// Fails if TALL masks stand anywhere but on the one delta file that makes their shared model of the base.
+fn check_shared(chain: &[DeltaFile]) -> Result<()> {
+    let masks = |d: &DeltaFile| d.heads.values().any(Head::has_masks);
+    match chain.iter().enumerate().find(|(i, d)| *i != 1 && masks(d)) {
+        None => Ok(()),
+        Some((_, delta)) => Err(Error::malformed(
+            &delta.file.path,
+            "holds TALL masks, which need the delta file of their shared model, made from the base itself, in the same folder",
+        )),
+    }
 }
 
 /// The model that a chain makes of its base, with payloads in `files`.
@@ -265,6 +282,7 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
         path: path.to_owned(),
         files: chain.iter().map(|d| d.file.clone()).collect(),
         tensors: last.index.tensors.iter().map(entry).collect(),
+        error_bound: last.metadata.largest_error(),
     }
 }
 
@@ -324,9 +342,6 @@ fn read_head(file: &File, path: &Path, t: &Tensor, place: &mut (u64, u64)) -> Re
     let (head, length) = Head::parse(&bytes).map_err(bad)?;
     if t.shape.iter().product::<u64>() != head.elements || head.dtype != t.dtype {
         return Err(bad(format!("its payload holds {} elements of {}", head.elements, head.dtype)));
-    }
-    if (head.scheme, head.parameter) != (0, 0) {
-        return Err(bad(format!("its values are coded by scheme {}; use a newer taskvec", head.scheme)));
     }
     if head.base != t.base.as_ref().map(|b| b.dtype) || head.base_elements != comparable_with_base(t) {
         return Err(bad("its payload is made for another base".into()));

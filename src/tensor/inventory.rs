@@ -15,6 +15,8 @@ pub struct Inventory {
     pub files: Vec<FileEntry>,
     /// All tensors: file by file, by offset.
     pub tensors: Vec<Entry>,
+    /// How far a value is at most from that of the model that it stands for, where a delta file is lossy.
+    pub error_bound: Option<f64>,
 }
 
 /// One weight file.
@@ -86,6 +88,17 @@ pub struct Payload {
     pub bytes: u64,
     /// Bytes at its end that are the histogram of the task vector.
     pub histogram_bytes: u32,
+    /// How its lossy blocks are coded; `None` if it has none.
+    pub lossy: Option<Lossy>,
+}
+
+/// How lossy blocks are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lossy {
+    /// Scheme and parameter, as in the payload's header.
+    pub scheme: (u8, u32),
+    /// The last dimension of the tensor; 1 where there is none.
+    pub row: u64,
 }
 
 /// Sums over the task vector `tau = result - base` of one tensor, in `f32` from exactly widened values; added up in

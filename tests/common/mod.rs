@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use taskvec::codec::Codec;
+use taskvec::codec::{Codec, Coding};
 use taskvec::job::{self, ApplyRun, DiffRun, Run, Verify};
 use taskvec::pass::{Silent, Stop};
 use taskvec::plan::Options;
@@ -120,7 +120,7 @@ static NEVER: LazyLock<Stop> = LazyLock::new(Stop::default);
 /// Plain settings for tests.
 pub fn diff_run(codec: Codec) -> DiffRun<'static> {
     let (io, links, existing) = (Io::Mmap, Links::Inside, Existing::Refuse);
-    DiffRun { codec, threads: 2, io, links, existing, progress: &Silent, stop: &NEVER }
+    DiffRun { coding: Coding::Exact(codec), threads: 2, io, links, existing, progress: &Silent, stop: &NEVER }
 }
 
 /// Plain settings for tests.

@@ -118,6 +118,11 @@ impl Scheme {
         (name == "sign1").then_some(Self::Sign1)
     }
 
+    /// Whether values are chosen from a shared model besides the base.
+    pub fn has_shared(self) -> bool {
+        matches!(self, Self::Tall { .. })
+    }
+
     /// Scheme and parameter as a payload's header has them.
     pub fn to_code(self) -> (u8, u32) {
         match self {
