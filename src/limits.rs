@@ -8,7 +8,7 @@ pub const BLOCK_ELEMENTS: usize = 2048;
 pub const CODED_BLOCK_ELEMENTS: usize = 1 << 17;
 
 /// What coding and decoding delta blocks takes for each compute thread.
-pub const CODER_BYTES: usize = 12 << 20;
+pub const CODER_BYTES: usize = 10 << 20;
 
 /// What a compute thread needs besides to code or decode lossy blocks.
 pub const LOSSY_BYTES: usize = 14 << 20;

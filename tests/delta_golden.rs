@@ -87,7 +87,7 @@ fn the_files_of_version_1_hold_every_kind_of_block_in_few_bytes() {
             }
         }
     }
-    let expected = [0, 1, 2, 3, 4, 5, 0x12, 0x13, 0x14, 0x15, 0x22, 0x23, 0x24, 0x25];
+    let expected = [0, 1, 2, 3, 4, 0x12, 0x13, 0x14, 0x15, 0x22, 0x23, 0x24, 0x25];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
     bytes +=
         ["base", "model"].map(|f| fs::metadata(golden(f).join("model.safetensors")).unwrap().len()).iter().sum::<u64>();

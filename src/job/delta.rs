@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "merged.tvd";
 
 /// Whether tensors must be hashed: for the delta file's index, or to see that the base is the one that inputs are made for.
-pub fn wants_hashes(plan: &Plan, hash_inputs: bool) -> bool {
-    plan.has_base && (plan.writes_delta() || (hash_inputs && plan.has_coded()))
+pub fn wants_hashes(plan: &Plan) -> bool {
+    plan.has_base && (plan.writes_delta() || plan.has_coded())
 }
 
 /// One hash for each side of each tensor.

@@ -121,7 +121,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
     let shards = Shards::create(staging.folder(), &plan.shards)?;
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
-    let tensor_hashes = delta::wants_hashes(plan, run.hash_inputs).then(|| delta::tensor_hashes(plan));
+    let tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
     let delta_path = aside.as_ref().map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
     let mut delta = plan.writes_delta().then(|| delta::create(plan, &actions, &delta_path)).transpose()?;
     let merge = Merge {

@@ -52,6 +52,8 @@ pub struct Job {
     pub read_bytes: usize,
     /// Output bytes.
     pub write_bytes: usize,
+    /// Bytes read and written, for the progress bar.
+    pub traffic: u64,
     /// Bytes of the delta file, at most.
     delta_bytes: usize,
     ranges: usize,
@@ -100,6 +102,9 @@ pub fn jobs<'a>(
             job.tiles.push(Tile { work: *w, start: range.start, elements });
             job.read_bytes += read;
             job.write_bytes += write;
+            let share = elements as f64 / t.elements.max(1) as f64;
+            let whole: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).sum();
+            job.traffic += (whole as f64 * share) as u64 + write as u64;
             job.delta_bytes += delta;
             job.ranges += work.sources.len();
             tiles.next();

@@ -199,7 +199,7 @@ impl Engine<'_> {
                 *sum = Some(sum.unwrap_or_default().join(change));
             }
             let _ = free.send(output.bytes);
-            self.progress.advance((job.read_bytes + job.write_bytes) as u64);
+            self.progress.advance(job.traffic);
             Ok(())
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };

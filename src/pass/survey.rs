@@ -77,7 +77,7 @@ impl Engine<'_> {
             for (tile, sums) in job.tiles.iter().zip(&sums) {
                 statistic.fold(works[tile.work].tensor, sums);
             }
-            self.progress.advance(job.read_bytes as u64);
+            self.progress.advance(job.traffic);
             Ok(())
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };

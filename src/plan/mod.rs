@@ -224,9 +224,9 @@ impl Plan {
         };
         let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
         let lossy = sources.iter().any(|s| s.error_bound.is_some());
-        let coders = options.threads * (CODER_BYTES + if lossy { LOSSY_BYTES } else { 0 });
-        let resident =
-            resident + if delta || tensors.iter().any(|t| t.is_coded(0..sources.len())) { coders } else { 0 };
+        let decodes = tensors.iter().any(|t| t.is_coded(0..sources.len()));
+        let coders = CODER_BYTES * (usize::from(delta) + usize::from(decodes)) + if lossy { LOSSY_BYTES } else { 0 };
+        let resident = resident + options.threads * coders;
         let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
         let budget = Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)?;
         let mut plan = Self {
