@@ -10,6 +10,9 @@ use crate::source::{Counter, Files, PieceHash};
 use crate::tensor::{Coded, Dtype, Link, Payload};
 use std::ops::Range;
 
+/// Read ahead beyond where a block should end if all were of one length.
+const PREFETCH_SLACK: u64 = 64 << 10;
+
 /// One compute thread's means of decoding.
 pub struct Decoder {
     scratch: codec::Scratch,
@@ -168,6 +171,20 @@ impl Decoder {
     }
 }
 
+/// About where the blocks of `elements` lie in a payload: file, offset, length. The first ones come with the block table.
+pub fn likely_range(coded: &Coded, first_file: usize, elements: Range<u64>) -> Vec<(usize, u64, usize)> {
+    let range = |link: &Link| {
+        let p = link.payload?;
+        let front = HEADER_BYTES as u64 + block_count(link.elements) * ENTRY_BYTES as u64;
+        let body = (p.bytes - front) as f64;
+        let place = |element: u64| (body * element.min(link.elements) as f64 / link.elements as f64) as u64;
+        let start = if elements.start == 0 { 0 } else { front + place(elements.start) };
+        let end = (front + place(elements.end) + PREFETCH_SLACK).min(p.bytes);
+        Some((first_file + p.file, p.offset + start, end.saturating_sub(start) as usize))
+    };
+    coded.links.iter().filter_map(range).collect()
+}
+
 /// The part of `base` that lies in a block, padded with zeros where the base ends inside it; `None` beyond its end.
 pub fn block_base<'a>(base: &'a [u8], block: &Range<usize>, padded: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     if block.end <= base.len() {
@@ -225,7 +242,7 @@ impl Table<'_> {
         let at = self.payload.offset + HEADER_BYTES as u64 + skipped * ENTRY_BYTES as u64;
         let length = (blocks.end - skipped) as usize * ENTRY_BYTES;
         let mut buffer = Vec::new();
-        let span = self.files.span(self.file, at, length, &mut buffer, counter)?;
+        let span = self.files.read(self.file, at, length, &mut buffer, counter)?;
         let start = (blocks.start == 0).then_some(Entry { end: 0, kind: 0, checksum: 0 });
         let (chunks, _) = span.as_chunks::<ENTRY_BYTES>();
         let entries: Vec<Entry> = start.into_iter().chain(chunks.iter().map(Entry::parse)).collect();
@@ -252,9 +269,9 @@ impl Table<'_> {
         let entries = self.read(blocks.clone(), counter)?;
         let (first, last) = (entries[0].end, entries[entries.len() - 1].end);
         let at = self.payload.offset + self.front_bytes() + first;
-        let span = self.files.span(self.file, at, (last - first) as usize, buffer, counter)?;
+        let span = self.files.read(self.file, at, (last - first) as usize, buffer, counter)?;
         if let Some(hashes) = hashes {
-            hashes[self.file].update(at, &span);
+            hashes[self.file].update(at, span);
         }
         for (i, pair) in entries.windows(2).enumerate() {
             let bytes = &span[(pair[0].end - first) as usize..(pair[1].end - first) as usize];

@@ -1,5 +1,6 @@
 //! What passes go through: tensors with the sources to read, cut into tiles, tiles gathered into jobs.
 
+use super::decode::likely_range;
 use super::{Engine, PassRun};
 use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
 use crate::plan::{Plan, PlannedTensor, coded_unit, in_flight_bytes};
@@ -130,9 +131,15 @@ impl Engine<'_> {
         for tile in &job.tiles {
             let work = &works[tile.work];
             let places = &self.plan.tensors[work.tensor].places;
-            for &source in work.sources.iter().filter(|&&s| places[s].coded.is_none()) {
-                let (file, offset, bytes) = range(self.plan, work, tile, source);
-                self.files.prepare(file, offset, bytes);
+            for source in work.sources.iter().copied().chain(self.decode_base(work)) {
+                let ranges = match &places[source].coded {
+                    None => vec![range(self.plan, work, tile, source)],
+                    Some(coded) => {
+                        let elements = tile.start..tile.start + tile.elements as u64;
+                        likely_range(coded, places[source].first_file, elements)
+                    }
+                };
+                ranges.into_iter().for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
             }
         }
     }
