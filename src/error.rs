@@ -76,6 +76,12 @@ pub enum Error {
     #[error("--memory {given} is too small: this merge needs {needed} at least")]
     BudgetTooSmall { given: Bytes, needed: Bytes },
 
+    /// A budget that is too small for the plan, but would do without the output's delta file.
+    #[error(
+        "--memory {given} is too small to write the output's delta file: that needs {needed} at least; pass --no-delta"
+    )]
+    DeltaBudgetTooSmall { given: Bytes, needed: Bytes },
+
     /// A plan that does not fit into the machine.
     #[error("the plan's peak is {needed} of memory, {available} is available ({limit}); pass a smaller --memory")]
     NoMemory { needed: Bytes, available: Bytes, limit: String },
@@ -83,6 +89,10 @@ pub enum Error {
     /// The operating system refused.
     #[error("{}: {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: std::io::Error },
+
+    /// A hash that is not the one on record.
+    #[error("{}: {what}: expected hash {expected}, got {got}. {hint}", path.display())]
+    HashDiffers { path: PathBuf, what: String, expected: String, got: String, hint: &'static str },
 
     /// The user stopped the run.
     #[error("stopped by signal {signal}; nothing was published")]
@@ -93,7 +103,11 @@ impl Error {
     /// The documented exit code (docs/reliability.md).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Recipe { .. } | Self::Usage(_) | Self::BudgetTooSmall { .. } | Self::NoMemory { .. } => 2,
+            Self::Recipe { .. }
+            | Self::Usage(_)
+            | Self::BudgetTooSmall { .. }
+            | Self::DeltaBudgetTooSmall { .. }
+            | Self::NoMemory { .. } => 2,
             Self::Malformed { .. }
             | Self::BadTensor { .. }
             | Self::Mismatch { .. }
@@ -104,6 +118,7 @@ impl Error {
             Self::OutputExists { .. } => 73,
             Self::NoSpace { .. } | Self::Io { .. } => 74,
             Self::Locked { .. } => 75,
+            Self::HashDiffers { .. } => 76,
             Self::Interrupted { signal } => 128 + *signal as u8,
         }
     }

@@ -9,6 +9,10 @@ pub mod tensor;
 
 pub mod error;
 
+pub mod codec;
+
+pub mod container;
+
 pub mod source;
 
 pub mod kernel;

@@ -4,6 +4,15 @@
 /// 8 KiB of `f32`, so that the pieces of a few models stay in the first cache level.
 pub const BLOCK_ELEMENTS: usize = 2048;
 
+/// Elements in a block of a delta file.
+pub const CODED_BLOCK_ELEMENTS: usize = 1 << 17;
+
+/// What coding and decoding delta blocks takes for each compute thread.
+pub const CODER_BYTES: usize = 10 << 20;
+
+/// What a compute thread needs besides to code or decode lossy blocks.
+pub const LOSSY_BYTES: usize = 14 << 20;
+
 /// Blocks in a chunk: block sums are added up per chunk, chunk sums per tensor, both in order, so that a tensor can
 /// be split between machines at chunk borders (one mebi-element) without changing a bit of its sum.
 pub const CHUNK_BLOCKS: usize = 512;
@@ -13,6 +22,15 @@ pub const HEADER_MAX_BYTES: u64 = 100_000_000;
 
 /// A shard index may be this long at most.
 pub const INDEX_MAX_BYTES: u64 = 64 << 20;
+
+/// A delta file's index may take this much when unpacked, as may its histograms.
+pub const DELTA_INDEX_MAX_BYTES: u64 = 256 << 20;
+
+/// The headers and side files in a delta file may take this much in all when unpacked.
+pub const DELTA_FILES_MAX_BYTES: u64 = 256 << 20;
+
+/// Deltas on deltas, at most.
+pub const CHAIN_MAX: usize = 16;
 
 /// A recipe may be this long at most.
 pub const RECIPE_MAX_BYTES: u64 = 4 << 20;
@@ -42,6 +60,9 @@ pub const JOB_MIN_BYTES: usize = 64 << 10;
 /// Tiles in one job, at most: a job of many small tensors ends here even if its bytes are few.
 pub const JOB_MAX_TILES: usize = 1024;
 
+/// Bytes that one job of a pass over delta files holds at most: read, decoded and to be written.
+pub const STREAM_JOB_BYTES: usize = 3 << 20;
+
 /// Jobs that wait between two stages of the pipeline, per compute thread.
 pub const QUEUE_JOBS_PER_THREAD: usize = 2;
 
@@ -70,4 +91,5 @@ pub const DIFFERENCES_SHOWN: usize = 10;
 pub const WRITEBACK_BYTES: u64 = 32 << 20;
 
 const _: () = assert!(JOB_MIN_BYTES < JOB_MAX_BYTES);
+const _: () = assert!(CODED_BLOCK_ELEMENTS.is_multiple_of(BLOCK_ELEMENTS));
 const _: () = assert!(BLOCK_ELEMENTS.is_power_of_two());

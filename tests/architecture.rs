@@ -15,6 +15,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("signal_hook::", &["src/cli/"]),
     ("serde_saphyr::", &["src/recipe/"]),
     ("zip::", &["src/demo/"]),
+    ("zstd::", &["src/codec/", "src/container/"]),
+    ("xxhash_rust::", &["src/container/"]),
     ("unsafe ", &["src/source/mmap.rs"]),
     ("println!", &[]),
     ("HashMap", &[]),

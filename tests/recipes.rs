@@ -500,8 +500,8 @@ fn side_files_of_the_base_travel_and_its_weights_do_not() {
     let mut names: Vec<String> =
         fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let want = ["1_Pooling", "README.md", "chat.py", "config.json", "mergekit_config.yml", "model.safetensors"];
-    assert_eq!(names, [&want[..], &["taskvec.json", "tokenizer.json"]].concat());
+    let want = ["1_Pooling", "README.md", "chat.py", "config.json", "merged.tvd", "mergekit_config.yml"];
+    assert_eq!(names, [&want[..], &["model.safetensors", "taskvec.json", "tokenizer.json"]].concat());
     for name in ["tokenizer.json", "1_Pooling/config.json", "chat.py", "config.json"] {
         assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(bench.path("base").join(name)).unwrap(), "{name}");
     }

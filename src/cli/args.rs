@@ -2,6 +2,8 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use taskvec::codec::Coding;
+use taskvec::codec::lossy::Scheme;
 
 /// Merge fine-tuned checkpoints of one base model, out of core, with layer-wise pruning of task vectors (LwPTV).
 #[derive(Debug, Parser)]
@@ -21,7 +23,15 @@ pub enum Command {
     Plan(PlanArgs),
     /// Run pass 1 only: scores, thresholds and masks of every layer and task.
     Saliency(SaliencyArgs),
-    /// Show what a checkpoint or a merged model holds.
+    /// Write the delta file from a base to a fine-tuned model.
+    Diff(DiffArgs),
+    /// Restore the fine-tuned model behind a delta file, byte for byte.
+    Apply(ApplyArgs),
+    /// Check hashes and structure of a delta file or a merged model.
+    Verify(VerifyArgs),
+    /// Keep many delta files in one folder, each payload once.
+    Store(StoreArgs),
+    /// Show what a checkpoint, a delta file or a merged model holds.
     Inspect(InspectArgs),
     /// List merge methods, or explain one.
     Methods(MethodsArgs),
@@ -65,7 +75,10 @@ pub struct MergeArgs {
     pub recipe: RecipeArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Do not write the delta file (this version writes none).
+    /// Where to write the delta file of the output [default: OUT/merged.tvd].
+    #[arg(long, value_name = "PATH", conflicts_with = "no_delta")]
+    pub delta: Option<PathBuf>,
+    /// Write no delta file.
     #[arg(long)]
     pub no_delta: bool,
     /// Do not hash the inputs while they are read.
@@ -93,6 +106,9 @@ pub struct PlanArgs {
     /// Print the weights of this merge as a file of coefficients, to be edited or learnt.
     #[arg(long)]
     pub coefficients: bool,
+    /// Plan a merge that writes no delta file.
+    #[arg(long)]
+    pub no_delta: bool,
 }
 
 #[derive(Debug, Args)]
@@ -238,8 +254,146 @@ impl OldFlags {
 }
 
 #[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The base: a folder, a .safetensors file, a shard index or a Hugging Face id.
+    pub base: String,
+    /// The fine-tuned model.
+    pub model: String,
+    /// The delta file to write.
+    #[arg(short, long, value_name = "X.tvd")]
+    pub output: PathBuf,
+    /// Take what this delta file makes of BASE in place of BASE itself.
+    #[arg(long, value_name = "DELTA")]
+    pub on: Option<PathBuf>,
+    /// How blocks are coded. Exactly: auto (the smallest of those worth a trial), s2 (the difference, grouped by the
+    /// base's exponents), s1 (byte planes of the difference: faster, larger), raw (not coded). With loss, and its bound
+    /// declared: tvq8, tvq4, tvq3, tvq2 (-g128: a scale for each 128 elements, not each row), sign1, ternary-DENSITY,
+    /// tall-LAMBDA (with --on). See docs/delta.md.
+    #[arg(long, default_value = "auto", value_parser = coding)]
+    pub codec: Coding,
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// Replace the output once the new one is whole.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+fn coding(name: &str) -> Result<Coding, String> {
+    let names = Scheme::NAMES.join(", ");
+    let problem = || {
+        format!(
+            "expected auto, s1, s2 or raw (exact), or {names} (lossy; also ternary-0.1 with the share of elements kept, tall-0.3 with lambda)"
+        )
+    };
+    Coding::from_name(name).ok_or_else(problem)
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The base that the delta was made from.
+    pub base: String,
+    /// The delta file.
+    pub delta: PathBuf,
+    /// The folder to write the model to.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// How much is checked.
+    #[arg(long, value_enum, default_value_t = VerifyKind::Full)]
+    pub verify: VerifyKind,
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// Replace OUT once the new output is whole.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyKind {
+    /// Structure and the checksums of blocks.
+    None,
+    /// Also the hash of every restored tensor.
+    Fast,
+    /// Also, first, the hash of every tensor of the base.
+    Full,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A delta file, or the folder of a merged model.
+    pub path: PathBuf,
+    /// The base of the delta file: also restore every tensor and compare its hash.
+    #[arg(long, value_name = "BASE")]
+    pub against: Option<String>,
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Take in a delta file.
+    Add {
+        /// The store's folder; made if it does not exist.
+        dir: PathBuf,
+        /// The delta file; it may be deleted afterwards.
+        delta: PathBuf,
+        /// What to call it [default: the file's name without .tvd].
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List what is there.
+    List {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a delta file out again, the very bytes that were added.
+    Get {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Its name there.
+        name: String,
+        /// The delta file to write.
+        #[arg(short, long, value_name = "X.tvd")]
+        output: PathBuf,
+        /// Replace the output once the new one is whole.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Remove payloads that no delta uses.
+    Gc {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Forget this delta first; may be given many times.
+        #[arg(long = "drop", value_name = "NAME")]
+        drop: Vec<String>,
+    },
+}
+
+/// How files are read, where there is no recipe.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// Compute threads [default: all cores].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub num_threads: Option<usize>,
+    /// How inputs are read: mmap, or pread for network file systems.
+    #[arg(long, value_enum, default_value_t = IoKind::Mmap)]
+    pub io: IoKind,
+    /// Follow links that leave a model's folder.
+    #[arg(long)]
+    pub follow_links: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A folder, a .safetensors file, a shard index or a Hugging Face id.
+    /// A folder, a .safetensors file, a shard index, a delta file or a Hugging Face id.
     pub path: String,
     /// Print JSON.
     #[arg(long)]

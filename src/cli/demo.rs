@@ -28,6 +28,7 @@ fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome 
     let run = Run {
         io: Io::Mmap,
         links: Links::Inside,
+        delta: None,
         hash_inputs: true,
         existing: Existing::Refuse,
         progress: &Silent,

@@ -5,14 +5,68 @@ use super::{Outcome, print};
 use std::collections::BTreeMap;
 use std::path::Path;
 use taskvec::report::{Table, escape};
-use taskvec::source::{self, Links};
-use taskvec::tensor::{Bytes, Entry, Inventory, position};
+use taskvec::source::{self, DeltaFile, Links, is_delta};
+use taskvec::tensor::{Bytes, Entry, Inventory, Statistics, position};
 
 pub fn inspect(args: &InspectArgs) -> Outcome {
+    if is_delta(Path::new(&args.path)) {
+        return delta(&DeltaFile::open(Path::new(&args.path))?, args.json);
+    }
     let links = if args.follow_links { Links::All } else { Links::Inside };
     let inventory = source::open(&args.path, Path::new(""), links)?;
     let report = merge_report(&inventory);
     if args.json { print_json(&inventory, report.as_ref()) } else { print_text(&inventory, report.as_ref()) }
+}
+
+fn delta(delta: &DeltaFile, json: bool) -> Outcome {
+    let payload = |t| delta.payload(t).map_or(0, |(_, _, bytes)| bytes);
+    let tensors = &delta.index.tensors;
+    if json {
+        let tensor = |t| serde_json::json!({"tensor": t, "payload_bytes": payload(t)});
+        let json = serde_json::json!({
+            "path": delta.file.path.display().to_string(),
+            "bytes": delta.file.bytes,
+            "metadata": delta.metadata.fields(),
+            "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
+            "base_only": delta.index.base_only,
+            "files": delta.index.files,
+        });
+        return print::out(serde_json::to_string_pretty(&json).unwrap_or_default());
+    }
+    let model: u64 = tensors.iter().map(|t| t.shape.iter().product::<u64>() * t.dtype.bytes() as u64).sum();
+    let equal = tensors.iter().filter(|t| t.payload.is_none()).count();
+    print::out(format_args!(
+        "{}: {} for a model of {} ({:.2} %), {}",
+        escape(&delta.file.path.display().to_string()),
+        Bytes(delta.file.bytes),
+        Bytes(model),
+        100.0 * delta.file.bytes as f64 / model.max(1) as f64,
+        delta
+            .metadata
+            .error_bound
+            .as_ref()
+            .map_or("exact".to_owned(), |e| format!("lossy, error at most {}", escape(e)))
+    ))?;
+    print::out(format_args!("base   {}", delta.metadata.base_root))?;
+    print::out(format_args!("result {}", delta.metadata.result_root))?;
+    print::out(format_args!("{} tensors, {equal} equal the base; {} files", tensors.len(), delta.index.files.len()))?;
+    let mut table = Table::new(&["tensor", "dtype", "shape", "payload", "%", "changed %", "max abs"]);
+    for t in tensors {
+        let elements = t.shape.iter().product::<u64>();
+        let raw = elements * t.dtype.bytes() as u64;
+        let share = |part: u64, all: u64| format!("{:.2}", 100.0 * part as f64 / all.max(1) as f64);
+        let known = |f: &dyn Fn(&Statistics) -> String| t.statistics.as_ref().map_or("-".to_owned(), f);
+        table.row([
+            t.name.clone(),
+            t.dtype.to_string(),
+            format!("{:?}", t.shape),
+            Bytes(payload(t)).to_string(),
+            share(payload(t), raw),
+            known(&|s| share(s.changed, elements)),
+            known(&|s| format!("{:.3e}", s.max_abs)),
+        ]);
+    }
+    print::out(table.to_string().trim_end())
 }
 
 /// The report of the merge that made this model, if it is one.

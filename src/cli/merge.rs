@@ -23,16 +23,17 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         }
         _ => return Err(Error::Usage("give either a recipe file or --method, not both".into())),
     };
-    let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits)?;
+    let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits, !args.no_delta)?;
     tell_notes(&plan, args, common);
     if args.dry_run {
         return show_plan(&plan, Some(out), links(&args.recipe));
     }
     let progress = progress::choose(common);
     let run = job::Run {
-        io: io(&args.limits),
+        io: io(args.limits.io),
         links: links(&args.recipe),
         hash_inputs: !args.no_input_hashes,
+        delta: args.delta.as_deref(),
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
         progress: progress.as_ref(),
         stop,
@@ -45,7 +46,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 pub fn plan(args: &PlanArgs) -> Outcome {
-    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
+    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, !args.no_delta)?;
     if args.coefficients {
         return print_coefficients(&plan);
     }
@@ -67,20 +68,21 @@ fn print_coefficients(plan: &Plan) -> Outcome {
 }
 
 /// The plan of the recipe at `path`, or of the flags where there is none.
-pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
-    let Some(path) = path else { return finish_plan(from_flags(recipe)?, Path::new(""), recipe, limits) };
+pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs, delta: bool) -> Result<Plan> {
+    let options = Options { delta, ..options(limits)? };
+    let Some(path) = path else { return finish_plan(from_flags(recipe)?, Path::new(""), recipe, options) };
     if recipe.method.is_some() {
         return Err(Error::Usage("give either a recipe file or --method, not both".into()));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let plan = read_recipe(path).and_then(|text| finish_plan(Recipe::parse(&text)?, folder, recipe, limits));
+    let plan = read_recipe(path).and_then(|text| finish_plan(Recipe::parse(&text)?, folder, recipe, options));
     plan.map_err(|e| match e {
         Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
         other => other,
     })
 }
 
-fn finish_plan(mut parsed: Recipe, folder: &Path, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
+fn finish_plan(mut parsed: Recipe, folder: &Path, recipe: &RecipeArgs, options: Options) -> Result<Plan> {
     if let Some(eta) = recipe.eta {
         let problem = || Error::Usage(format!("--eta {eta}: expected the fraction of layers to prune, 0 to 1"));
         parsed.set_eta(Eta::new(eta).ok_or_else(problem)?);
@@ -88,7 +90,7 @@ fn finish_plan(mut parsed: Recipe, folder: &Path, recipe: &RecipeArgs, limits: &
     if recipe.no_lwptv {
         parsed.lwptv = None;
     }
-    job::plan(parsed, folder, links(recipe), options(limits)?)
+    job::plan(parsed, folder, links(recipe), options)
 }
 
 fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
@@ -132,24 +134,30 @@ fn options(limits: &LimitArgs) -> Result<Options> {
             .ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
     };
     let defaults = Options::default();
-    let threads = limits.num_threads.unwrap_or(defaults.threads);
-    if threads == 0 || threads > 1024 {
-        return Err(Error::Usage(format!("--num-threads {threads}: expected 1 to 1024")));
-    }
     Ok(Options {
         memory_bytes: size("--memory", &limits.memory)?,
-        threads,
+        threads: threads(limits.num_threads)?,
         shard_bytes: size("--out-shard-size", &limits.out_shard_size)?,
         seed: limits.random_seed,
         allow_non_finite: limits.allow_non_finite,
+        delta: defaults.delta,
         tile_elements: limits.tile_elements,
         ..Options::default()
     })
 }
 
-/// The kind of I/O that the arguments ask for.
-pub fn io(limits: &LimitArgs) -> Io {
-    match limits.io {
+/// The number of compute threads that `--num-threads` asks for.
+pub fn threads(asked: Option<usize>) -> Result<usize> {
+    let threads = asked.unwrap_or(Options::default().threads);
+    if threads == 0 || threads > 1024 {
+        return Err(Error::Usage(format!("--num-threads {threads}: expected 1 to 1024")));
+    }
+    Ok(threads)
+}
+
+/// The kind of I/O that an argument asks for.
+pub fn io(kind: IoKind) -> Io {
+    match kind {
         IoKind::Mmap => Io::Mmap,
         IoKind::Pread => Io::Pread,
     }

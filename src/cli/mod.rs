@@ -1,6 +1,7 @@
 //! Arguments, printing and exit codes; everything else is in the library.
 
 mod args;
+mod delta;
 mod demo;
 mod inspect;
 mod merge;
@@ -8,6 +9,7 @@ mod methods;
 mod print;
 mod progress;
 mod saliency;
+mod store;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -31,6 +33,10 @@ pub fn run() -> ExitCode {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
         Command::Plan(args) => merge::plan(args),
         Command::Saliency(args) => saliency::saliency(args, &cli.common, &stop),
+        Command::Diff(args) => delta::diff(args, &cli.common, &stop),
+        Command::Apply(args) => delta::apply(args, &cli.common, &stop),
+        Command::Verify(args) => delta::verify(args, &cli.common, &stop),
+        Command::Store(args) => store::store(args, &cli.common),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Methods(args) => methods::methods(args),
         Command::Demo(args) => demo::demo(args, &cli.common, &stop),

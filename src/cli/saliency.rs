@@ -12,11 +12,12 @@ use taskvec::sink::Existing;
 use taskvec::{Error, Result};
 
 pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
-    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
+    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, false)?;
     let progress = progress::choose(common);
     let run = Run {
-        io: io(&args.limits),
+        io: io(args.limits.io),
         links: links(&args.recipe),
+        delta: None,
         hash_inputs: false,
         existing: Existing::Refuse,
         progress: progress.as_ref(),

@@ -1,21 +1,32 @@
 //! One merge from recipe to published output: joins every room.
 
+mod apply;
+mod delta;
+mod diff;
+mod known;
 mod machine;
 mod output;
 mod scoring;
+mod sides;
+mod store;
+mod verify;
 
+pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
+pub use diff::{DiffReport, DiffRun, diff};
 pub use scoring::Scoring;
+pub use store::{Added, Expert, Store};
+pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Scene, Shown};
-use crate::pass::{Action, Copied, Cut, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
+use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::Report;
-use crate::sink::{Existing, Shards, Staging};
-use crate::source::{self, Files, Io, Links, PieceHash};
+use crate::sink::{Existing, Shards, StagedFile, Staging};
+use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::{Form, Survey};
-use crate::tensor::Bytes;
+use crate::tensor::{Bytes, Inventory};
 use std::path::Path;
 use std::time::Instant;
 
@@ -28,6 +39,8 @@ pub struct Run<'a> {
     pub links: Links,
     /// Whether inputs are hashed while they are read.
     pub hash_inputs: bool,
+    /// Where the delta file of the output goes, if not into the output.
+    pub delta: Option<&'a Path>,
     /// What happens to an output that is there.
     pub existing: Existing,
     /// Hears how it goes.
@@ -52,10 +65,25 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
         recipe.set_coefficients(&coefficients)?;
     }
     recipe.check()?;
-    let open = |reference: &String| source::open(reference, folder, links);
-    let base = recipe.base.as_ref().map(open).transpose()?;
+    if let Some(base) = recipe.base.as_ref().filter(|b| is_delta(Path::new(b))) {
+        let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
+        return Err(Error::recipe("base_model", problem));
+    }
+    let base = recipe.base.as_ref().map(|b| source::open(b, folder, links)).transpose()?;
+    let open = |reference: &str| match &base {
+        _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links),
+        None => Err(Error::recipe(reference, "a delta file needs base_model: the checkpoint that it was made from")),
+        Some(base) => open_delta(reference, folder, base),
+    };
     let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
     Plan::new(recipe, base, experts, options)
+}
+
+fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Inventory> {
+    let path = folder.join(reference);
+    let model = source::chained(reference, &path, &open_chain(&path)?);
+    sides::check_headers(base, &model)?;
+    Ok(model)
 }
 
 /// Fails if the machine has too little memory for the plan.
@@ -90,6 +118,8 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let inputs: Vec<&Path> =
         plan.sources.iter().map(|s| s.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
     let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
+    let aside = run.delta.filter(|_| plan.writes_delta());
+    let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
@@ -103,7 +133,11 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
     let shards = Shards::create(staging.folder(), &plan.shards)?;
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
+    let tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
+    let delta_path = aside.as_ref().map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
+    let mut delta = plan.writes_delta().then(|| delta::create(plan, &actions, &delta_path)).transpose()?;
     let mut outcome = Outcome::new(plan.tensors.len());
+    // Waves are runs of the plan's tensors, in order: so the delta's runs of blocks come in tensor order.
     for wave in &plan.waves.runs {
         let works = &works[wave.clone()];
         let done = survey(plan, &engine, method.as_ref(), works, &actions, &mut runs)?;
@@ -115,10 +149,12 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
             checked: &scoring.hashed,
             hash: &hash,
             written: &written,
+            tensor_hashes: tensor_hashes.as_ref(),
         };
-        outcome.join(engine.merge(&merge, &shards)?);
+        outcome.join(engine.merge(&merge, &shards, delta.as_mut().map(|d| d as &mut dyn DeltaTarget))?);
     }
     shards.finish()?;
+    let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
     let (input_hashes, rest) = engine.finish_hashes()?;
     runs.push(outcome.run.clone());
     runs.extend((rest.bytes_read > 0).then_some(rest));
@@ -127,17 +163,25 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 
     let made = output::Made {
         plan,
+        delta: delta.zip(hashes).map(|(sink, hashes)| delta::Made {
+            sink,
+            hashes,
+            path: delta_path,
+            inside: aside.is_none(),
+        }),
         links: run.links,
         scoring: &scoring,
         actions: &actions,
         outcome,
         written,
         input_hashes,
+        merge_error_bound: merge_error_bound(plan, method.as_ref()),
         runs,
         start,
     };
     let report = made.write(&staging)?;
     staging.publish()?;
+    aside.map(StagedFile::publish).transpose()?;
     tracing::info!("published {}", out.display());
     Ok(report)
 }
@@ -150,9 +194,18 @@ fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {
     (plan.recipe.method.start)(&plan.model()).map_err(|problem| Error::recipe(plan.recipe.method.name, problem))
 }
 
+/// How far lossy inputs can move an output value, before rounding; `None` if there are none, or nothing is known.
+fn merge_error_bound(plan: &Plan, method: &dyn Method) -> Option<f64> {
+    let experts = &plan.sources[plan.experts()];
+    experts.iter().find(|s| s.error_bound.is_some())?;
+    let errors: Vec<f64> = experts.iter().map(|s| s.error_bound.unwrap_or(0.0)).collect();
+    plan.settings.iter().try_fold(0.0, |m: f64, settings| Some(m.max(method.error_bound(settings, &errors)?)))
+}
+
 /// What the mask means for each tensor: which sources are read, and what is done.
 fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let needs_base = plan.form() == Form::TaskVectors || plan.recipe.lwptv.is_some();
+    let coded = plan.writes_delta() || plan.has_coded();
+    let needs_base = plan.form() == Form::TaskVectors || plan.recipe.lwptv.is_some() || coded;
     let base = plan.base().filter(|_| needs_base);
     let mut works = Vec::with_capacity(plan.tensors.len());
     let mut actions = Vec::with_capacity(plan.tensors.len());
@@ -203,7 +256,12 @@ fn survey(
     let mut done = Vec::new();
     loop {
         let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
-        for run in engine.survey(&merged, statistic.as_mut(), Cut::Method, &unhashed)? {
+        // What delta files say is about task vectors before single elements are pruned.
+        let first = match plan.prunes_elements() {
+            true => merged.clone(),
+            false => known::histograms(plan, engine.files(), &merged, statistic.as_mut())?,
+        };
+        for run in engine.survey((&first, &merged), statistic.as_mut(), Cut::Method, &unhashed)? {
             match runs.iter_mut().find(|r| r.name == run.name) {
                 Some(same) => same.join(&run),
                 None => runs.push(run),

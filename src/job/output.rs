@@ -1,6 +1,7 @@
 //! Everything of the output besides tensor bytes: index, side files, recipe, card, report.
 
 use super::Scoring;
+use super::delta;
 use super::machine::peak_rss_bytes;
 use crate::error::{Error, Result};
 use crate::limits::DISK_RESERVE_BYTES;
@@ -16,6 +17,8 @@ use std::time::Instant;
 /// What the passes made.
 pub struct Made<'a> {
     pub plan: &'a Plan,
+    /// The delta file under way.
+    pub delta: Option<delta::Made>,
     pub links: Links,
     pub scoring: &'a Scoring,
     pub actions: &'a [Action],
@@ -23,6 +26,7 @@ pub struct Made<'a> {
     pub written: Vec<PieceHash>,
     pub input_hashes: Option<Vec<blake3::Hash>>,
     pub runs: Vec<PassRun>,
+    pub merge_error_bound: Option<f64>,
     pub start: Instant,
 }
 
@@ -33,7 +37,9 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
         .filter_map(|f| std::fs::metadata(&f.path).ok())
         .map(|m| m.len())
         .sum();
-    Ok(Bytes(plan.output_bytes() + side + DISK_RESERVE_BYTES))
+    // A delta file is never larger than what it codes, but how much smaller shows only at the end.
+    let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
+    Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
 }
 
 /// Fails if the file system of `out` has too little space.
@@ -49,9 +55,13 @@ impl Made<'_> {
     /// Writes the files beside the weights, the report last.
     pub fn write(mut self, staging: &Staging) -> Result<Report> {
         let mut outputs = self.weight_files();
+        let mut kept = self.delta.is_some().then(|| delta::Kept::new(self.plan));
         let mut write = |name: &str, content: &[u8]| {
             staging.write(name, content)?;
             let blake3 = blake3::hash(content).to_hex().to_string();
+            if let Some(kept) = &mut kept {
+                kept.add(name, content, &blake3, &self.plan.sources[0].path);
+            }
             outputs.push(OutputFile { name: name.to_owned(), bytes: content.len() as u64, blake3 });
             Ok(())
         };
@@ -64,6 +74,11 @@ impl Made<'_> {
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
         write("README.md", card(self.plan).as_bytes())?;
+        if let Some(made) = self.delta.take() {
+            let inside = made.inside;
+            let file = delta::finish(made, kept.unwrap_or_default())?;
+            outputs.extend(inside.then_some(file));
+        }
         let report = self.report(outputs);
         let mut json = serde_json::to_vec_pretty(&report).map_err(|e| Error::Usage(format!("report: {e}")))?;
         json.push(b'\n');
@@ -99,6 +114,7 @@ impl Made<'_> {
             thresholds: self.scoring.thresholds.iter().map(|t| t.value()).collect(),
             tensors: self.tensors(),
             outputs,
+            merge_error_bound: self.merge_error_bound,
             run: RunReport {
                 passes: self.runs,
                 bytes_written: self.outcome.bytes_written
@@ -122,6 +138,7 @@ impl Made<'_> {
             role: if plan.base() == Some(i) { "base" } else { "expert" },
             path: s.path.display().to_string(),
             files: files(i),
+            error_bound: s.error_bound,
         };
         plan.sources.iter().enumerate().map(input).collect()
     }

@@ -1,5 +1,6 @@
 //! The LwPTV stage: pass 1, scores, thresholds, masks.
 
+use super::known;
 use crate::error::Result;
 use crate::kernel;
 use crate::mask::{Consensus, Mask, Threshold};
@@ -55,7 +56,12 @@ impl Scoring {
             let works = works(plan, lwptv.score);
             works.iter().flat_map(|w| &w.sources).for_each(|&s| self.hashed[s] = true);
             let mut saliency = Saliency::new(lwptv.score, tasks, plan.tensors.len());
-            self.runs = engine.survey(&works, &mut saliency, Cut::Sums, &self.hashed)?;
+            if lwptv.score == Score::Magnitude && known::magnitudes(plan, &works, &mut saliency) {
+                tracing::info!("magnitudes are known from the delta files");
+                self.hashed.fill(false);
+            } else {
+                self.runs = engine.survey((&works, &works), &mut saliency, Cut::Sums, &self.hashed)?;
+            }
             let mean = |l: &Layer, k| saliency.mean(k, l.tensors.iter().map(|&t| (t, plan.tensors[t].elements)));
             self.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
         }
@@ -102,8 +108,12 @@ impl Scoring {
         let form = if score == Score::Magnitude { Form::TaskVectors } else { Form::Weights };
         let (tensors, asked) = (works.iter().map(|w| w.tensor), (plan.elements(), &rows[..]));
         let largest = Largest::of_model(ELEMENTS, Box::new(view), tensors, asked, (0, 0), plan.options.threads);
-        let mut largest = Box::new(largest.values_only().over(form));
-        self.runs = engine.survey(&works, largest.as_mut(), Cut::Sums, &vec![false; plan.sources.len()])?;
+        let largest = largest.values_only().over(form);
+        let largest = if score == Score::Magnitude { largest.of_magnitudes() } else { largest };
+        let mut largest = Box::new(largest);
+        let first = known::histograms(plan, engine.files(), &works, largest.as_mut())?;
+        let unhashed = vec![false; plan.sources.len()];
+        self.runs = engine.survey((&first, &works), largest.as_mut(), Cut::Sums, &unhashed)?;
         let found = largest.finish();
         Ok(found.bars().model().iter().map(|bar| kernel::magnitude_of_key(bar.key)).collect())
     }

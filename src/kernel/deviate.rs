@@ -165,6 +165,11 @@ pub fn dot(x: &[f32], y: &[f32]) -> f64 {
     )
 }
 
+/// The sum of `x * x`; each square is exact.
+pub fn squares(x: &[f32]) -> f64 {
+    dot(x, x)
+}
+
 #[inline(always)]
 fn tree(low: &[f64; HALF], high: &[f64; HALF]) -> f64 {
     ((low[0] + high[0]) + (low[2] + high[2])) + ((low[1] + high[1]) + (low[3] + high[3]))

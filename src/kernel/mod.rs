@@ -13,7 +13,7 @@ mod random;
 
 pub use combine::{add_scaled, axpy, delta, divide, multiply, scale};
 pub use count::{Change, change, first_beyond, first_non_finite};
-pub use deviate::{deviations, dot, magnitudes};
+pub use deviate::{deviations, dot, magnitudes, squares};
 pub use elect::{elect_sum, keep_above, select_max, select_sum, select_weighted, trim};
 pub use element::{element_deviations, element_magnitudes};
 pub use keys::{magnitude_key, magnitude_of_key, number_of_key, signed_key};

@@ -133,6 +133,10 @@ impl Method for Combination {
         (self.vectors == Vectors::Tensor).then(|| Sums::tensor_bytes(pairs(self.experts)))
     }
 
+    fn is_elementwise(&self) -> bool {
+        self.vectors == Vectors::Tensor
+    }
+
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         if self.vectors == Vectors::Tensor {
             let products = done[0].sums(tile.place.tensor).to_vec();

@@ -54,6 +54,10 @@ pub fn counts(mask_lambda: f32, own: f32, sum: f32) -> bool {
 }
 
 impl Method for Consensus {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         add_all(tile.experts, out);
         let mut models = vec![0.0; out.len()];

@@ -16,7 +16,7 @@ pub fn magnitude_bars_of_model(scene: Scene<'_>, counts: Vec<u64>) -> Largest<'_
     let rows: Vec<Vec<u64>> = counts.into_iter().map(|c| vec![c]).collect();
     let tensors = scene.tensors.iter().map(|t| t.tensor);
     let hidden = (kernel::magnitude_key(0.0), scene.hidden);
-    Largest::of_model(MAGNITUDES, magnitudes(), tensors, (scene.elements, &rows), hidden, scene.workers)
+    Largest::of_model(MAGNITUDES, magnitudes(), tensors, (scene.elements, &rows), hidden, scene.workers).of_magnitudes()
 }
 
 /// Keeps the values that clear the bar in the block that starts at `first`, and makes the others 0.

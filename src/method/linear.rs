@@ -1,6 +1,6 @@
 //! Weighted averaging of weights (model soups).
 
-use super::task_arithmetic::weighted_sum;
+use super::task_arithmetic::{weighted_errors, weighted_sum};
 use super::{Basis, Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
 use crate::kernel;
 use crate::survey::Survey;
@@ -46,11 +46,21 @@ pub const ENTRY: Entry = Entry {
 struct Linear;
 
 impl Method for Linear {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         weighted_sum(settings, tile.experts, out);
         if settings.flag("normalize") {
             let sum: f64 = settings.get("weight").iter().sum();
             kernel::divide(sum as f32, out);
         }
+    }
+
+    fn error_bound(&self, settings: &Settings, errors: &[f64]) -> Option<f64> {
+        let sum: f64 = settings.get("weight").iter().sum();
+        let divisor = if settings.flag("normalize") { f64::from(sum as f32).abs() } else { 1.0 };
+        Some(weighted_errors(settings, errors) / divisor)
     }
 }

@@ -46,6 +46,10 @@ pub const ENTRY: Entry = Entry {
 struct Lines;
 
 impl Method for Lines {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         super::task_arithmetic::weighted_sum(settings, tile.experts, out);
         let scale = settings.get("alpha")[0] + settings.get("beta")[0] * settings.depth();

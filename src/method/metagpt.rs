@@ -42,6 +42,10 @@ impl Method for MetaGpt {
         self.tensors * Sums::tensor_bytes(self.experts)
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         let squares = done[0].total_sums(self.experts);
         let all: f64 = squares.iter().sum();

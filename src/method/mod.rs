@@ -227,9 +227,21 @@ pub trait Method: Send + Sync {
         1
     }
 
+    /// Whether [`Method::merge`] makes an output element of the same element of each model alone, wherever it lies: elements
+    /// may then come in any order. Not so where draws are keyed by place, ties go by place, or rows count.
+    fn is_elementwise(&self) -> bool {
+        false
+    }
+
     /// Bytes that the largest statistic keeps resident, whatever the tensors.
     fn resident_bytes(&self, _workers: usize) -> usize {
         0
+    }
+
+    /// How far an output value may be off, before rounding, where the experts' values are off by up to `errors`; `None`
+    /// where nothing is known.
+    fn error_bound(&self, _settings: &Settings, _errors: &[f64]) -> Option<f64> {
+        None
     }
 
     /// Bytes that statistics keep for a tensor of so many elements, if they are gathered tensor by tensor: then tensors are

@@ -31,6 +31,10 @@ struct Nearswap {
 }
 
 impl Method for Nearswap {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         let t = settings.number("t");
         let (a, b) = (&tile.experts[self.ends.0], &tile.experts[self.ends.1]);

@@ -27,6 +27,10 @@ pub const ENTRY: Entry = Entry {
 struct Passthrough;
 
 impl Method for Passthrough {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         kernel::scale(settings.get("scale")[0] as f32, &tile.experts[0], out);
     }

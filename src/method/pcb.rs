@@ -149,6 +149,7 @@ impl Pcb {
         let tensors = scene.tensors.iter().map(|t| t.tensor);
         Largest::of_model(MAGNITUDES, Box::new(view), tensors, (scene.elements, &rows), hidden, scene.workers)
             .values_only()
+            .of_magnitudes()
     }
 
     fn quantiles<'a>(&'a self, scene: Scene<'a>, done: &'a [Survey]) -> Largest<'a> {
@@ -184,6 +185,10 @@ impl Method for Pcb {
 
     fn resident_bytes(&self, workers: usize) -> usize {
         Largest::resident_bytes(2 * self.density.len(), workers)
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {

@@ -29,6 +29,10 @@ pub const ENTRY: Entry = Entry {
 struct Ram;
 
 impl Method for Ram {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         merge_active(settings.number("epsilon"), tile.experts, &vec![1.0; tile.experts.len()], out);
         kernel::add_scaled(tile.base, 1.0, out);

@@ -54,6 +54,10 @@ impl Method for RamPlus {
         Some(Sums::tensor_bytes(2 * self.experts))
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         let (r, alpha) = (settings.get("r")[0], settings.get("alpha")[0]);
         let counts = done[0].sums(tile.place.tensor);

@@ -39,6 +39,10 @@ struct TallMask {
 }
 
 impl Method for TallMask {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         add_all(tile.experts, out);
         let mask_lambda = settings.get("mask_lambda")[self.task] as f32;

@@ -43,6 +43,10 @@ pub const ENTRY: Entry = Entry {
 struct TaskArithmetic;
 
 impl Method for TaskArithmetic {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         weighted_sum(settings, tile.experts, out);
         if settings.flag("normalize") {
@@ -51,6 +55,16 @@ impl Method for TaskArithmetic {
         }
         kernel::add_scaled(tile.base, settings.number("lambda"), out);
     }
+
+    fn error_bound(&self, settings: &Settings, errors: &[f64]) -> Option<f64> {
+        let lambda = f64::from(settings.number("lambda").abs());
+        (!settings.flag("normalize")).then(|| lambda * weighted_errors(settings, errors))
+    }
+}
+
+/// What errors of the experts' values add up to in their weighted sum.
+pub fn weighted_errors(settings: &Settings, errors: &[f64]) -> f64 {
+    settings.per_model("weight").zip(errors).map(|(weight, e)| f64::from(weight.abs()) * e).sum()
 }
 
 /// `out = weight_1 x_1`, then `out += weight_k x_k` in recipe order.

@@ -99,6 +99,10 @@ impl Method for Ties {
         Largest::resident_bytes(self.density.len(), workers)
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         for (x, threshold) in tile.experts.iter_mut().zip(thresholds(done)) {
             kernel::trim(threshold, x);

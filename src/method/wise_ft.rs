@@ -31,6 +31,10 @@ pub const ENTRY: Entry = Entry {
 struct WiseFt;
 
 impl Method for WiseFt {
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {
         out.fill(0.0);
         settings.per_model("alpha").zip(&*tile.experts).for_each(|(alpha, x)| kernel::axpy(alpha, x, out));

@@ -1,8 +1,9 @@
 //! What passes go through: tensors with the sources to read, cut into tiles, tiles gathered into jobs.
 
+use super::decode::likely_range;
 use super::{Engine, PassRun};
 use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
-use crate::plan::{Plan, PlannedTensor, in_flight_bytes};
+use crate::plan::{Plan, PlannedTensor, in_flight_bytes, tile_unit};
 use std::ops::Range;
 
 /// A tensor's share of a pass.
@@ -52,18 +53,22 @@ pub struct Job {
     pub read_bytes: usize,
     /// Output bytes.
     pub write_bytes: usize,
+    /// Bytes read and written, for the progress bar.
+    pub traffic: u64,
+    /// Bytes of the delta file, at most.
+    delta_bytes: usize,
     ranges: usize,
 }
 
 impl Job {
     fn memory_bytes(&self) -> usize {
-        in_flight_bytes(self.read_bytes + self.write_bytes, self.ranges)
+        in_flight_bytes(self.read_bytes + self.write_bytes + self.delta_bytes, self.ranges)
     }
 }
 
-/// The byte range of a tile in one source's file: file, offset, length.
+/// The byte range of a tile in the file of a source that is no delta file: file, offset, length.
 pub fn range(plan: &Plan, work: &Work, tile: &Tile, source: Source) -> (usize, u64, usize) {
-    let place = plan.tensors[work.tensor].places[source];
+    let place = &plan.tensors[work.tensor].places[source];
     let size = place.dtype.bytes();
     (place.file, place.offset + tile.start * size as u64, tile.elements * size)
 }
@@ -89,13 +94,19 @@ pub fn jobs<'a>(
             let elements = (range.end - range.start) as usize;
             let read = elements * t.element_bytes(work.sources.iter().copied());
             let write = if writes { elements * t.dtype.bytes() } else { 0 };
-            let full = job.read_bytes + job.write_bytes + read + write > limit || job.ranges >= JOB_MAX_TILES;
+            let delta = if writes && plan.writes_delta() { 2 * write } else { 0 };
+            let full = job.read_bytes + job.write_bytes + job.delta_bytes + read + write + delta > limit
+                || job.ranges >= JOB_MAX_TILES;
             if full && !job.tiles.is_empty() {
                 break;
             }
             job.tiles.push(Tile { work: *w, start: range.start, elements });
             job.read_bytes += read;
             job.write_bytes += write;
+            let share = elements as f64 / t.elements.max(1) as f64;
+            let whole: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).sum();
+            job.traffic += (whole as f64 * share) as u64 + write as u64;
+            job.delta_bytes += delta;
             job.ranges += work.sources.len();
             tiles.next();
         }
@@ -105,8 +116,11 @@ pub fn jobs<'a>(
 
 fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item = Range<u64>> + Send + use<> {
     let t = &plan.tensors[work.tensor];
-    let written = if writes { t.dtype.bytes() } else { 0 };
-    let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, cut.block(t)) as u64;
+    let delta = writes && plan.writes_delta();
+    let written = if writes { t.dtype.bytes() * if delta { 3 } else { 1 } } else { 0 };
+    let coded = t.is_coded(work.sources.iter().copied());
+    let unit = tile_unit(cut.block(t), t.elements, (coded, delta));
+    let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, unit) as u64;
     let elements = t.elements;
     (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements))
 }
@@ -116,9 +130,16 @@ impl Engine<'_> {
     pub(super) fn prepare(&self, works: &[Work], job: &Job) {
         for tile in &job.tiles {
             let work = &works[tile.work];
-            for &source in &work.sources {
-                let (file, offset, bytes) = range(self.plan, work, tile, source);
-                self.files.prepare(file, offset, bytes);
+            let places = &self.plan.tensors[work.tensor].places;
+            for source in work.sources.iter().copied().chain(self.decode_base(work)) {
+                let ranges = match &places[source].coded {
+                    None => vec![range(self.plan, work, tile, source)],
+                    Some(coded) => {
+                        let elements = tile.start..tile.start + tile.elements as u64;
+                        likely_range(coded, places[source].first_file, elements)
+                    }
+                };
+                ranges.into_iter().for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
             }
         }
     }
@@ -140,9 +161,16 @@ impl Engine<'_> {
         Ok(PassRun { name: name.to_owned(), bytes_read: result?, seconds: start.elapsed().as_secs_f64() })
     }
 
+    /// The base, where the work does not read it but must decode a delta file.
+    pub(super) fn decode_base(&self, work: &Work) -> Option<Source> {
+        let t = &self.plan.tensors[work.tensor];
+        self.plan.base().filter(|b| !work.sources.contains(b) && t.is_coded(work.sources.iter().copied()))
+    }
+
     fn work_bytes(&self, work: &Work, writes: bool) -> u64 {
         let t = &self.plan.tensors[work.tensor];
-        let read: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).sum();
+        let base = self.decode_base(work).map(|s| t.source_bytes(s));
+        let read: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).chain(base).sum();
         read + if writes { t.bytes() } else { 0 }
     }
 }

@@ -1,9 +1,12 @@
 //! The pass that makes the output: kept layers are decoded and merged, everything else is the base's bytes.
 
+use super::encode::{CodedRun, Coder, Sides};
 use super::job::{Cut, Job, Tile, jobs, range};
 use super::pipeline::Pipeline;
-use super::scratch::{Scratch, Spans, blocks};
+use super::scratch::{Order, Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Source, Work};
+use crate::codec::lossy::Place;
+use crate::codec::{Codec, Coding};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
@@ -99,6 +102,7 @@ struct Output {
     used: usize,
     parts: Vec<Part>,
     changes: Vec<(usize, Change)>,
+    coded: Vec<CodedRun>,
 }
 
 #[derive(Debug)]
@@ -139,18 +143,44 @@ pub struct Merge<'a> {
     pub hash: &'a [bool],
     /// One per shard: the hashes of what is written.
     pub written: &'a [PieceHash],
+    /// The hashes of tensors, by tensor, if they are wanted.
+    pub tensor_hashes: Option<&'a TensorHashes>,
+}
+
+/// The hashes of both sides of every tensor.
+#[derive(Debug)]
+pub struct TensorHashes {
+    /// The base's tensors.
+    pub base: Vec<PieceHash>,
+    /// The output's tensors; those that are the base's are not given.
+    pub result: Vec<PieceHash>,
+}
+
+/// Takes the output's delta, in tensor order.
+pub trait DeltaTarget {
+    /// Takes the next run of blocks.
+    fn take(&mut self, run: &CodedRun) -> Result<()>;
 }
 
 impl Engine<'_> {
-    /// Makes the output.
-    pub fn merge(&self, merge: &Merge<'_>, target: &dyn Target) -> Result<Outcome> {
+    /// Makes the output, and its delta if `delta` takes it.
+    pub fn merge(
+        &self,
+        merge: &Merge<'_>,
+        target: &dyn Target,
+        mut delta: Option<&mut dyn DeltaTarget>,
+    ) -> Result<Outcome> {
+        let codes = delta.is_some();
+        let order = if merge.method.is_elementwise() { Order::Any } else { Order::Natural };
         let counter = Counter::default();
         let (free, reuse) = crossbeam_channel::unbounded::<Vec<u8>>();
         let mut changes = vec![None; self.plan.tensors.len()];
         let mut bytes_written = 0;
         let worker = |_| {
             let mut scratch = Scratch::new(self.plan.expert_count());
-            let mut buffers = vec![Vec::new(); self.plan.sources.len()];
+            let mut reader = Reader::new(self.plan.sources.len());
+            let mut permuted = Vec::new();
+            let mut coder = codes.then(|| Coder::new(Coding::Exact(Codec::Auto)));
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
                 let mut bytes = reuse.try_recv().unwrap_or_default();
@@ -159,8 +189,20 @@ impl Engine<'_> {
                 }
                 let mut output = Output { bytes, ..Output::default() };
                 for tile in &job.tiles {
-                    let spans = Spans::read(self, &merge.works[tile.work], tile, &mut buffers, counter, merge.hash)?;
-                    self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                    let work = &merge.works[tile.work];
+                    let spans = Spans::read(self, work, tile, &mut reader, counter, merge.hash, order)?;
+                    let made = self.make_tile(merge, tile, &spans, &mut scratch, &mut output);
+                    if made.is_err() && spans.is_permuted() {
+                        // The error tells a place in another order: find it again in the tensor's own.
+                        let none = vec![false; merge.hash.len()];
+                        let mut reader = Reader::new(self.plan.sources.len());
+                        let spans = Spans::read(self, work, tile, &mut reader, counter, &none, Order::Natural)?;
+                        output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
+                        self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                    }
+                    made?;
+                    self.restore_tile(merge, tile, &spans, &mut permuted, &mut output);
+                    self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
                 }
                 output.hash(merge.written);
                 Ok(output)
@@ -168,12 +210,15 @@ impl Engine<'_> {
         };
         let write = |job: Job, output: Output| {
             bytes_written += self.write_out(&output, target)?;
+            if let Some(delta) = &mut delta {
+                output.coded.iter().try_for_each(|run| delta.take(run))?;
+            }
             for (tensor, change) in output.changes {
                 let sum: &mut Option<Change> = &mut changes[tensor];
                 *sum = Some(sum.unwrap_or_default().join(change));
             }
             let _ = free.send(output.bytes);
-            self.progress.advance((job.read_bytes + job.write_bytes) as u64);
+            self.progress.advance(job.traffic);
             Ok(())
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };
@@ -232,6 +277,56 @@ impl Engine<'_> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Brings what was computed into the order of the tensor's elements.
+    fn restore_tile(
+        &self,
+        merge: &Merge<'_>,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        permuted: &mut Vec<u8>,
+        output: &mut Output,
+    ) {
+        let tensor = merge.works[tile.work].tensor;
+        if spans.is_permuted() && merge.actions[tensor].copied != Copied::Bytes {
+            let size = self.plan.tensors[tensor].dtype.bytes();
+            let bytes = tile.elements * size;
+            spans.restore(size, &mut output.bytes[output.used - bytes..output.used], permuted);
+        }
+    }
+
+    /// Hashes the tile as part of its tensor, and codes it against the base, as far as either is wanted.
+    fn describe_tile(
+        &self,
+        merge: &Merge<'_>,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        coder: Option<&mut Coder>,
+        output: &mut Output,
+    ) {
+        let work = &merge.works[tile.work];
+        let t = &self.plan.tensors[work.tensor];
+        let Some(source) = self.plan.base() else { return };
+        let base = t.places[source].dtype;
+        if let Some(hashes) = merge.tensor_hashes {
+            hashes.base[work.tensor].update(tile.start * base.bytes() as u64, spans.natural_base(source));
+        }
+        if merge.actions[work.tensor].copied == Copied::Bytes {
+            return;
+        }
+        let bytes = tile.elements * t.dtype.bytes();
+        let result = &output.bytes[output.used - bytes..output.used];
+        if let Some(hashes) = merge.tensor_hashes {
+            hashes.result[work.tensor].update(tile.start * t.dtype.bytes() as u64, result);
+        }
+        if let Some(coder) = coder {
+            let base = Some((base, spans.natural_base(source)));
+            let place = Place { row: 1, first: tile.start };
+            let sides =
+                Sides { tensor: work.tensor, dtype: t.dtype, result, base, root: None, same_shape: true, place };
+            output.coded.push(coder.code(sides));
         }
     }
 

@@ -1,19 +1,26 @@
 //! The engine: the only threads and channels. It reads, computes and writes side by side, in jobs of a few mebibytes,
 //! under a byte budget, and knows no method: a pass either feeds a statistic or merges.
 
+mod decode;
 mod elements;
+mod encode;
 mod job;
+mod lossy;
 mod merge;
 mod pipeline;
 mod progress;
 mod scratch;
+mod stream;
 mod survey;
 mod window;
 
+pub use decode::{Decoder, Wanted};
 pub use elements::Elements;
+pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
-pub use merge::{Action, Copied, Merge, Outcome, Reason, Target};
+pub use merge::{Action, Copied, DeltaTarget, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
+pub use stream::{Extent, Run, Stream};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -77,6 +84,11 @@ impl<'a> Engine<'a> {
     /// Prunes elements from all that is read from now on.
     pub fn set_elements(&mut self, elements: Option<Elements>) {
         self.elements = elements;
+    }
+
+    /// The inputs.
+    pub fn files(&self) -> &Files {
+        self.files
     }
 
     /// Ends input hashing: reads what no pass has read (headers, copied tensors) and returns one hash per file.

@@ -1,11 +1,13 @@
 //! One compute thread's buffers, and the step from tile bytes to blocks of `f32`.
 
+use super::decode::{Decoder, Wanted};
 use super::elements::Kept;
 use super::job::{Tile, Work, range};
 use super::{Engine, Source};
+use crate::codec::Permutation;
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::limits::BLOCK_ELEMENTS;
+use crate::limits::{BLOCK_ELEMENTS, CODED_BLOCK_ELEMENTS};
 use crate::plan::Place;
 use crate::source::{Counter, Span};
 use crate::survey::{self, Form};
@@ -31,35 +33,197 @@ pub struct Spans<'a> {
     engine: &'a Engine<'a>,
     work: &'a Work,
     tile: &'a Tile,
-    spans: Vec<Span<'a>>,
+    /// Bytes of each source, and how many elements lie before the tile's first.
+    spans: Vec<(Span<'a>, usize)>,
+    /// The base in natural order and the order of each block, where the spans are permuted.
+    order: Option<(Span<'a>, &'a [Permutation])>,
+}
+
+/// In which order a pass may see the elements of a delta file's block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// In their own.
+    Natural,
+    /// In that of the base's exponents, the same for all sources, where it spares work.
+    Any,
+}
+
+/// One compute thread's means of reading tiles.
+pub struct Reader {
+    /// One per source.
+    buffers: Vec<Vec<u8>>,
+    base: Vec<u8>,
+    permuted_base: Vec<u8>,
+    orders: Vec<Permutation>,
+    decoder: Option<Decoder>,
+}
+
+impl Reader {
+    /// For a plan of so many sources.
+    pub fn new(sources: usize) -> Self {
+        Self {
+            buffers: vec![Vec::new(); sources],
+            base: Vec::new(),
+            permuted_base: Vec::new(),
+            orders: Vec::new(),
+            decoder: None,
+        }
+    }
 }
 
 impl<'a> Spans<'a> {
-    /// Reads (or looks up in maps) the tile; `buffers` has one entry per source. Sources marked in `hash` are hashed.
+    /// Reads (or looks up in maps, or decodes) the tile. Sources marked in `hash` are hashed.
     pub fn read(
         engine: &'a Engine<'a>,
         work: &'a Work,
         tile: &'a Tile,
-        buffers: &'a mut [Vec<u8>],
+        reader: &'a mut Reader,
         counter: &Counter,
         hash: &[bool],
+        order: Order,
     ) -> Result<Self> {
+        let t = &engine.plan.tensors[work.tensor];
+        if t.is_coded(work.sources.iter().copied()) {
+            let permute = order == Order::Any && permutable(engine, work, tile);
+            let decode = if permute { Self::decode_permuted } else { Self::decode_all };
+            return decode(engine, work, tile, reader, counter, hash);
+        }
         let mut spans = Vec::with_capacity(work.sources.len());
-        for (&source, buffer) in work.sources.iter().zip(buffers) {
+        for (&source, buffer) in work.sources.iter().zip(&mut reader.buffers) {
             let (file, offset, bytes) = range(engine.plan, work, tile, source);
             let span = engine.files.span(file, offset, bytes, buffer, counter)?;
             if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
                 hashes[file].update(offset, &span);
             }
-            spans.push(span);
+            spans.push((span, 0));
         }
-        Ok(Self { engine, work, tile, spans })
+        Ok(Self { engine, work, tile, spans, order: None })
+    }
+
+    /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
+    fn decode_all(
+        engine: &'a Engine<'a>,
+        work: &'a Work,
+        tile: &'a Tile,
+        reader: &'a mut Reader,
+        counter: &Counter,
+        hash: &[bool],
+    ) -> Result<Self> {
+        let plan = engine.plan;
+        let t = &plan.tensors[work.tensor];
+        let Reader { buffers, base, decoder, .. } = reader;
+        let decoder = decoder.get_or_insert_with(Decoder::new);
+        let unit = CODED_BLOCK_ELEMENTS as u64;
+        let end = tile.start + tile.elements as u64;
+        let cover = tile.start / unit * unit..end.next_multiple_of(unit).min(t.elements);
+        let skip = (tile.start - cover.start) as usize;
+        // A block that two tiles share is read twice, but a hash takes each byte once: such files are hashed at the end.
+        let whole = skip == 0 && (cover.end == end);
+        let around = Tile { work: tile.work, start: cover.start, elements: (cover.end - cover.start) as usize };
+        let hashes = |source: Source| engine.hashes.as_ref().filter(|_| hash[source]);
+        let mut spans = Vec::with_capacity(work.sources.len());
+        let root = plan.base().expect("a plan with delta files has a base");
+        let (file, offset, bytes) = range(plan, work, &around, root);
+        let base = engine.files.span(file, offset, bytes, base, counter)?;
+        let root_dtype = t.places[root].dtype;
+        for (&source, buffer) in work.sources.iter().zip(buffers) {
+            let place = &t.places[source];
+            let Some(coded) = &place.coded else {
+                if source == root {
+                    continue;
+                }
+                let (file, offset, bytes) = range(plan, work, tile, source);
+                let span = engine.files.span(file, offset, bytes, buffer, counter)?;
+                if let Some(hashes) = hashes(source) {
+                    hashes[file].update(offset, &span);
+                }
+                spans.push((span, 0));
+                continue;
+            };
+            let wanted =
+                Wanted { tensor: &t.name, coded, first_file: place.first_file, base: Some((root_dtype, &base)) };
+            let hashes = hashes(source).filter(|_| whole).map(Vec::as_slice);
+            decoder.decode(engine.files, wanted, cover.clone(), counter, hashes, buffer)?;
+            spans.push((Span::Read(buffer), skip));
+        }
+        if work.sources.first() == Some(&root) {
+            let (file, offset, bytes) = range(plan, work, tile, root);
+            if let Some(hashes) = hashes(root) {
+                hashes[file].update(offset, &base[skip * root_dtype.bytes()..][..bytes]);
+            }
+            spans.insert(0, (base, skip));
+        }
+        Ok(Self { engine, work, tile, spans, order: None })
+    }
+
+    /// The same in the order of the base's exponents, found once for all sources.
+    fn decode_permuted(
+        engine: &'a Engine<'a>,
+        work: &'a Work,
+        tile: &'a Tile,
+        reader: &'a mut Reader,
+        counter: &Counter,
+        hash: &[bool],
+    ) -> Result<Self> {
+        let plan = engine.plan;
+        let t = &plan.tensors[work.tensor];
+        let Reader { buffers, base: base_buffer, permuted_base, orders, decoder } = reader;
+        let decoder = decoder.get_or_insert_with(Decoder::new);
+        let root = work.sources[0];
+        let (file, offset, bytes) = range(plan, work, tile, root);
+        let base = engine.files.span(file, offset, bytes, base_buffer, counter)?;
+        let hashes = |source: Source| engine.hashes.as_ref().filter(|_| hash[source]);
+        if let Some(hashes) = hashes(root) {
+            hashes[file].update(offset, &base);
+        }
+        let dtype = t.places[root].dtype;
+        let block = CODED_BLOCK_ELEMENTS * dtype.bytes();
+        orders.resize_with(base.len().div_ceil(block).max(orders.len()), Permutation::default);
+        permuted_base.resize(base.len(), 0);
+        for ((natural, permuted), order) in base.chunks(block).zip(permuted_base.chunks_mut(block)).zip(&mut *orders) {
+            order.derive(dtype, natural);
+            order.permute(natural, permuted);
+        }
+        let elements = tile.start..tile.start + tile.elements as u64;
+        let mut spans = vec![(Span::Read(permuted_base.as_slice()), 0)];
+        for (&source, buffer) in work.sources.iter().zip(buffers).skip(1) {
+            let place = &t.places[source];
+            let coded = place.coded.as_ref().expect("every expert is coded");
+            let wanted =
+                Wanted { tensor: &t.name, coded, first_file: place.first_file, base: Some((dtype, permuted_base)) };
+            let hashes = hashes(source).map(Vec::as_slice);
+            decoder.decode_permuted(engine.files, wanted, elements.clone(), orders, counter, hashes, buffer)?;
+            spans.push((Span::Read(buffer), 0));
+        }
+        Ok(Self { engine, work, tile, spans, order: Some((base, orders)) })
+    }
+
+    /// The base's bytes in natural order.
+    pub fn natural_base(&self, source: Source) -> &[u8] {
+        self.order.as_ref().map_or_else(|| self.bytes(source), |(base, _)| base)
+    }
+
+    /// Brings values that were computed from these spans into natural order.
+    pub fn restore(&self, size: usize, bytes: &mut [u8], permuted: &mut Vec<u8>) {
+        let Some((_, orders)) = &self.order else { return };
+        for (block, order) in bytes.chunks_mut(CODED_BLOCK_ELEMENTS * size).zip(*orders) {
+            permuted.clear();
+            permuted.extend_from_slice(block);
+            order.unpermute_as(size, permuted, block);
+        }
+    }
+
+    /// Whether the spans are in another order than the tensor's elements.
+    pub fn is_permuted(&self) -> bool {
+        self.order.is_some()
     }
 
     /// The bytes of a source that the work reads.
     pub fn bytes(&self, source: Source) -> &[u8] {
         let index = self.work.sources.iter().position(|&s| s == source);
-        &self.spans[index.expect("the work reads this source")]
+        let (span, skip) = &self.spans[index.expect("the work reads this source")];
+        let size = self.place(source).dtype.bytes();
+        &span[skip * size..(skip + self.tile.elements) * size]
     }
 
     /// Decodes one block of one source and checks it.
@@ -146,9 +310,29 @@ impl<'a> Spans<'a> {
         survey::Place { tensor: self.work.tensor, name: &t.name, shape: &t.shape, first }
     }
 
-    fn place(&self, source: Source) -> Place {
-        self.engine.plan.tensors[self.work.tensor].places[source]
+    fn place(&self, source: Source) -> &Place {
+        &self.engine.plan.tensors[self.work.tensor].places[source]
     }
+}
+
+/// Whether all experts of the work are exact deltas right on the base, alike in dtype, and the tile is made of whole blocks.
+fn permutable(engine: &Engine<'_>, work: &Work, tile: &Tile) -> bool {
+    let t = &engine.plan.tensors[work.tensor];
+    let Some(base) = engine.plan.base().filter(|b| work.sources.first() == Some(b)) else { return false };
+    let end = tile.start + tile.elements as u64;
+    let unit = CODED_BLOCK_ELEMENTS as u64;
+    let whole = tile.start.is_multiple_of(unit) && (end.is_multiple_of(unit) || end == t.elements);
+    let dtype = t.places[base].dtype;
+    let plain = |source: &Source| match &t.places[*source].coded {
+        Some(c) => {
+            let link = &c.links[0];
+            let exact = link.payload.is_none_or(|p| p.lossy.is_none());
+            let alike = link.dtype == dtype && link.base_elements == t.elements && c.base.is_some();
+            c.links.len() == 1 && exact && alike
+        }
+        None => false,
+    };
+    whole && work.sources.len() > 2 && dtype.is_float() && work.sources[1..].iter().all(plain)
 }
 
 /// A tile of so many elements, in blocks.

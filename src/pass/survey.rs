@@ -2,30 +2,32 @@
 
 use super::job::{Cut, Job, jobs};
 use super::pipeline::Pipeline;
-use super::scratch::{Scratch, Spans, blocks};
+use super::scratch::{Order, Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Work};
 use crate::error::Result;
 use crate::source::Counter;
 use crate::survey::{Block, Form, Progress as Step, Statistic};
 
 impl Engine<'_> {
-    /// Shows `works` to `statistic`, in as many passes as it wants, in blocks as `cut` says. Sources marked in `hash` are
-    /// hashed in the first.
+    /// Shows `works` to `statistic`, in as many passes as it wants, in blocks as `cut` says; in the first pass only those
+    /// in `first`. Sources marked in `hash` are hashed in the first.
     pub fn survey(
         &self,
-        works: &[Work],
+        (first, works): (&[Work], &[Work]),
         statistic: &mut dyn Statistic,
         cut: Cut,
         hash: &[bool],
     ) -> Result<Vec<PassRun>> {
         let mut runs = Vec::new();
         let mut hash = hash.to_vec();
+        let mut now = first;
         loop {
-            let wanted: Vec<Work> = works.iter().filter(|w| statistic.wants(w.tensor)).cloned().collect();
+            let wanted: Vec<Work> = now.iter().filter(|w| statistic.wants(w.tensor)).cloned().collect();
             if !wanted.is_empty() {
                 runs.push(self.survey_once(&wanted, statistic, cut, &hash)?);
             }
             hash.fill(false);
+            now = works;
             if statistic.end_pass() == Step::Complete {
                 return Ok(runs);
             }
@@ -43,13 +45,13 @@ impl Engine<'_> {
         let lock = || statistic.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let worker = |index: usize| {
             let mut scratch = Scratch::new(self.plan.expert_count());
-            let mut buffers = vec![Vec::new(); self.plan.sources.len()];
+            let mut reader = Reader::new(self.plan.sources.len());
             let (counter, checked) = (&counter, &checked);
             move |job: &Job| {
                 let mut sums = Vec::with_capacity(job.tiles.len());
                 for tile in &job.tiles {
                     let work = &works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut buffers, counter, hash)?;
+                    let spans = Spans::read(self, work, tile, &mut reader, counter, hash, Order::Natural)?;
                     let mut of_tile = Vec::new();
                     for block in blocks(tile.elements, cut.block(&self.plan.tensors[work.tensor])) {
                         spans.load(&block, form, false, checked, &mut scratch)?;
@@ -76,7 +78,7 @@ impl Engine<'_> {
             for (tile, sums) in job.tiles.iter().zip(&sums) {
                 statistic.fold(works[tile.work].tensor, sums);
             }
-            self.progress.advance(job.read_bytes as u64);
+            self.progress.advance(job.traffic);
             Ok(())
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };

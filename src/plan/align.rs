@@ -20,7 +20,8 @@ pub fn align(inventories: &[Inventory], dtype: Option<Dtype>) -> Result<Vec<Plan
     let planned = |t: &Entry| {
         let place = |(names, first): (&BTreeMap<&str, &Entry>, &usize)| {
             let e = names[t.name.as_str()];
-            Place { file: first + e.file, dtype: e.dtype, offset: e.offset }
+            let (file, coded) = (first + e.file, e.coded.clone());
+            Place { file, dtype: e.dtype, offset: e.offset, coded, first_file: *first }
         };
         PlannedTensor {
             name: t.name.clone(),

@@ -16,11 +16,11 @@ pub use layout::Shard;
 pub use waves::Waves;
 
 use crate::error::{Error, Result};
-use crate::limits::{MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
+use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Dtype, Inventory};
+use crate::tensor::{Coded, Dtype, Inventory};
 use std::path::PathBuf;
 
 /// Changes when the same recipe and inputs would give other bytes.
@@ -39,6 +39,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether NaN and infinities may pass.
     pub allow_non_finite: bool,
+    /// Whether the delta from the base to the output is written too, if there is a base.
+    pub delta: bool,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
     /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
@@ -53,6 +55,7 @@ impl Default for Options {
             shard_bytes: SHARD_DEFAULT_BYTES,
             seed: 0,
             allow_non_finite: false,
+            delta: true,
             tile_elements: None,
             wave_bytes: None,
         }
@@ -99,6 +102,8 @@ pub struct Source {
     pub label: String,
     /// Where it was found.
     pub path: PathBuf,
+    /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
+    pub error_bound: Option<f64>,
 }
 
 /// A weight file of a model.
@@ -140,7 +145,7 @@ pub struct PlannedTensor {
 }
 
 /// Where a tensor lies in a source.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Index into [`Plan::files`].
     pub file: usize,
@@ -148,6 +153,31 @@ pub struct Place {
     pub dtype: Dtype,
     /// First byte in the file.
     pub offset: u64,
+    /// How to make it from the base, where the source is a delta file.
+    pub coded: Option<Coded>,
+    /// What the files of `coded` count from.
+    pub first_file: usize,
+}
+
+impl Place {
+    /// Bytes that are read for a tensor of so many elements, the base not counted.
+    pub fn read_bytes(&self, elements: u64) -> u64 {
+        match &self.coded {
+            None => elements * self.dtype.bytes() as u64,
+            Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
+        }
+    }
+
+    /// Bytes that are held for one element while it is read and decoded.
+    fn held_bytes(&self) -> usize {
+        match &self.coded {
+            None => self.dtype.bytes(),
+            Some(coded) => {
+                let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
+                (if coded.links.len() > 1 { 4 } else { 2 }) * widest
+            }
+        }
+    }
 }
 
 impl PlannedTensor {
@@ -156,14 +186,19 @@ impl PlannedTensor {
         self.elements * self.dtype.bytes() as u64
     }
 
-    /// Bytes of one element in all these sources together.
+    /// Bytes of one element in all these sources together, while they are held.
     pub fn element_bytes(&self, sources: impl Iterator<Item = usize>) -> usize {
-        sources.map(|s| self.places[s].dtype.bytes()).sum()
+        sources.map(|s| self.places[s].held_bytes()).sum()
     }
 
-    /// Bytes of the tensor in one source.
+    /// Bytes that are read of the tensor in one source.
     pub fn source_bytes(&self, source: usize) -> u64 {
-        self.elements * self.places[source].dtype.bytes() as u64
+        self.places[source].read_bytes(self.elements)
+    }
+
+    /// Whether any of these sources is a delta file.
+    pub fn is_coded(&self, mut sources: impl Iterator<Item = usize>) -> bool {
+        sources.any(|s| self.places[s].coded.is_some())
     }
 }
 
@@ -194,12 +229,31 @@ impl Plan {
         let ranking = if elements_pruned { Largest::resident_bytes(recipe.experts.len(), options.threads) } else { 0 };
         let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking);
         for t in &mut tensors {
-            t.block_elements = budget::block_elements(method.unit(&t.shape), t.elements);
+            let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
+            t.block_elements = budget::block_elements(unit, t.elements);
         }
-        let block = |t: &PlannedTensor| t.block_elements * (t.element_bytes(0..sources.len()) + t.dtype.bytes());
-        let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
         let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
-        let budget = Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)?;
+        let lossy = sources.iter().any(|s| s.error_bound.is_some());
+        let decodes = tensors.iter().any(|t| t.is_coded(0..sources.len()));
+        let budget_of = |delta: bool| {
+            let block = |t: &PlannedTensor| {
+                let unit = tile_unit(t.block_elements, t.elements, (t.is_coded(0..sources.len()), delta));
+                let written = t.dtype.bytes() * if delta { 3 } else { 1 };
+                unit.min(t.elements.max(1) as usize) * (t.element_bytes(0..sources.len()) + written)
+            };
+            let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
+            let coders =
+                CODER_BYTES * (usize::from(delta) + usize::from(decodes)) + if lossy { LOSSY_BYTES } else { 0 };
+            let resident = resident + options.threads * coders;
+            Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)
+        };
+        let delta = options.delta && has_base;
+        let budget = budget_of(delta).map_err(|error| match error {
+            Error::BudgetTooSmall { given, needed } if delta && budget_of(false).is_ok() => {
+                Error::DeltaBudgetTooSmall { given, needed }
+            }
+            error => error,
+        })?;
         let mut plan = Self {
             recipe,
             options,
@@ -251,6 +305,11 @@ impl Plan {
         self.experts().len()
     }
 
+    /// Whether the output's delta file is written.
+    pub fn writes_delta(&self) -> bool {
+        self.options.delta && self.has_base
+    }
+
     /// The source whose order, side files and copied tensors the output takes.
     pub fn reference(&self) -> usize {
         0
@@ -266,9 +325,14 @@ impl Plan {
         self.shards.iter().map(Shard::file_bytes).sum()
     }
 
-    /// Bytes of all tensors of one source.
+    /// Bytes that are read of all tensors of one source.
     pub fn source_bytes(&self, source: usize) -> u64 {
         self.tensors.iter().map(|t| t.source_bytes(source)).sum()
+    }
+
+    /// Whether any source is a delta file.
+    pub fn has_coded(&self) -> bool {
+        self.tensors.iter().any(|t| t.is_coded(0..self.sources.len()))
     }
 
     /// Bytes that pass 1 reads; `None` if there is no pass 1.
@@ -282,7 +346,11 @@ impl Plan {
         // Elements are ranked by two digits.
         let reads = if self.prunes_elements() { 2 } else { 1 };
         let floats = self.tensors.iter().filter(|t| t.layer.is_some());
-        Some(reads * floats.map(|t| sources.clone().map(|s| t.source_bytes(s)).sum::<u64>()).sum::<u64>())
+        let bytes = |t: &PlannedTensor| {
+            let base = !sources.contains(&0) && t.is_coded(sources.clone());
+            sources.clone().chain(base.then_some(0)).map(|s| t.source_bytes(s)).sum::<u64>()
+        };
+        Some(reads * floats.map(bytes).sum::<u64>())
     }
 
     /// Elements of a tile whose elements take `element_bytes` in all, in whole blocks of `block` elements.
@@ -316,6 +384,12 @@ impl Plan {
         if self.layers.is_empty() {
             warnings.push("no float tensors: everything is copied".into());
         }
+        let lossy: Vec<f64> = self.sources.iter().filter_map(|s| s.error_bound).collect();
+        if !lossy.is_empty() {
+            let largest = lossy.iter().fold(0.0, |m: f64, e| m.max(*e));
+            let count = lossy.len();
+            warnings.push(format!("{count} of the inputs are lossy deltas, their values off by up to {largest:e}"));
+        }
         warnings
     }
 }
@@ -329,6 +403,28 @@ fn describe<'a>(
 ) -> Model<'a> {
     let (experts, seed, base_expert) = (recipe.experts.len(), options.seed, recipe.base_expert());
     Model { experts, elements, settings, seed, tensors, form, base_expert }
+}
+
+/// Elements that tiles are made of, of a tensor of so many, where the method sees blocks of `block`. Where delta blocks are
+/// written, both: each is coded by one thread, whole. Where they are only read, blocks of `block` do, for what a tile shares
+/// with its neighbour is decoded twice.
+pub fn tile_unit(block: usize, elements: u64, (read, written): (bool, bool)) -> usize {
+    let common = lcm(block, CODED_BLOCK_ELEMENTS);
+    if written {
+        // No tile is longer than its tensor.
+        let whole = usize::try_from(elements).unwrap_or(usize::MAX).max(1).next_multiple_of(block);
+        common.min(whole)
+    } else if read && common == CODED_BLOCK_ELEMENTS {
+        common
+    } else {
+        block
+    }
+}
+
+/// The least common multiple of a number and a power of two.
+fn lcm(number: usize, power: usize) -> usize {
+    let shared = number.trailing_zeros().min(power.trailing_zeros());
+    (number >> shared).saturating_mul(power)
 }
 
 fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> String {
@@ -352,7 +448,7 @@ fn flatten(inventories: Vec<Inventory>) -> (Vec<Source>, Vec<PlannedFile>) {
         for f in inventory.files {
             files.push(PlannedFile { source, name: f.name, path: f.path, bytes: f.bytes });
         }
-        sources.push(Source { label: inventory.label, path: inventory.path });
+        sources.push(Source { label: inventory.label, path: inventory.path, error_bound: inventory.error_bound });
     }
     (sources, files)
 }

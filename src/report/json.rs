@@ -30,6 +30,9 @@ pub struct Report {
     pub tensors: Vec<TensorReport>,
     /// Every file of the output but this one.
     pub outputs: Vec<OutputFile>,
+    /// How far a value is at most from that of the merge of the exact models, before rounding and for the same mask;
+    /// `null` if no input is lossy, or if the method says nothing.
+    pub merge_error_bound: Option<f64>,
     /// What the run cost.
     pub run: RunReport,
 }
@@ -43,6 +46,8 @@ pub struct InputReport {
     pub path: String,
     /// Its weight files.
     pub files: Vec<InputFile>,
+    /// How far a value is at most from that of the model that a lossy delta file stands for; `null` if exact.
+    pub error_bound: Option<f64>,
 }
 
 /// A file that was read.

@@ -24,6 +24,16 @@ const WEIGHTS: &[&str] =
 
 /// The side files of the model at `path`, by name. A model that is a single file has none.
 pub fn find(path: &Path, links: Links) -> Result<Vec<SideFile>> {
+    let mut found = find_all(path, links)?;
+    found.retain(|f| {
+        let hidden = f.name.split('/').any(|part| part.starts_with('.'));
+        !hidden && !OWN.contains(&f.name.as_str()) && !is_index(&f.name)
+    });
+    Ok(found)
+}
+
+/// The same with the files that taskvec writes itself, the shard index, and hidden files.
+pub fn find_all(path: &Path, links: Links) -> Result<Vec<SideFile>> {
     let mut found = Vec::new();
     let root = match path.extension().and_then(|e| e.to_str()) {
         Some("json") => path.parent().unwrap_or(path),
@@ -42,7 +52,7 @@ fn collect(root: &Path, folder: &Path, prefix: &str, links: Links, found: &mut V
         let (path, Ok(file_name)) = (entry.path(), entry.file_name().into_string()) else { continue };
         let name = format!("{prefix}{file_name}");
         let Ok(meta) = std::fs::metadata(&path) else { continue };
-        if file_name.starts_with('.') || OWN.contains(&name.as_str()) || is_weights(&file_name) {
+        if is_weights(&file_name) || (meta.is_dir() && file_name.starts_with('.')) {
             continue;
         }
         if meta.is_dir() {
@@ -64,9 +74,11 @@ fn collect(root: &Path, folder: &Path, prefix: &str, links: Links, found: &mut V
 
 fn is_weights(name: &str) -> bool {
     let extension = name.rsplit_once('.').map_or("", |(_, e)| e).to_ascii_lowercase();
-    WEIGHTS.contains(&extension.as_str())
-        || name.ends_with(".safetensors.index.json")
-        || name.ends_with(".bin.index.json")
+    WEIGHTS.contains(&extension.as_str()) || name.ends_with(".bin.index.json")
+}
+
+fn is_index(name: &str) -> bool {
+    name.ends_with(".safetensors.index.json")
 }
 
 impl SideFile {

@@ -100,6 +100,124 @@ impl Drop for Staging {
     }
 }
 
+/// A lock on an output, free again when dropped.
+#[derive(Debug)]
+pub struct Locked {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Locked {
+    /// Takes the lock file at `path`, which guards `out`. Waits for nobody.
+    pub fn take(path: &Path, out: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), _file: lock(path, out)? })
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Makes `path` with this content: whole and synced, or not at all.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    stream_whole(path, |out| out(content)).map(drop)
+}
+
+/// Makes `path` of what `write` puts out: whole and synced, or not at all. Returns its length.
+pub fn stream_whole(path: &Path, write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>) -> Result<u64> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+    let part = parent.join(format!(".{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
+    let mut file = File::create(&part).map_err(Error::io(&part, "create"))?;
+    let mut bytes = 0;
+    let written = write(&mut |piece| {
+        bytes += piece.len() as u64;
+        file.write_all(piece).map_err(Error::io(&part, "write"))
+    });
+    let named = written.and_then(|()| {
+        file.sync_all().map_err(Error::io(&part, "sync"))?;
+        fs::rename(&part, path).map_err(Error::io(path, "give the file its name"))?;
+        sync_folder(parent)
+    });
+    if named.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    named.map(|()| bytes)
+}
+
+/// A single file being built beside its final name.
+#[derive(Debug)]
+pub struct StagedFile {
+    out: PathBuf,
+    part: PathBuf,
+    lock_path: PathBuf,
+    _lock: File,
+    existing: Existing,
+    published: bool,
+}
+
+impl StagedFile {
+    /// Locks `out`. An output that is one of `inputs` is refused whatever `existing` says.
+    pub fn begin(out: &Path, existing: Existing, inputs: &[&Path]) -> Result<Self> {
+        let out = absolute(out)?;
+        refuse_inputs(&out, inputs)?;
+        let parent = out.parent().ok_or_else(|| Error::Usage(format!("{}: not a file to write", out.display())))?;
+        fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+        let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        refuse_existing_file(&out, existing)?;
+        let lock_path = parent.join(format!(".{name}.lock"));
+        let lock = lock(&lock_path, &out)?;
+        // Again, now that nobody else can publish.
+        refuse_existing_file(&out, existing)?;
+        let part = parent.join(format!(".{name}.part"));
+        match fs::remove_file(&part) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&part, "remove")(e)),
+            _ => {}
+        }
+        Ok(Self { out, part, lock_path, _lock: lock, existing, published: false })
+    }
+
+    /// The file to fill; it does not exist yet.
+    pub fn part(&self) -> &Path {
+        &self.part
+    }
+
+    /// Gives the file, which must be synced, its name.
+    pub fn publish(mut self) -> Result<()> {
+        let flags = if self.existing == Existing::Refuse { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+        match renameat_with(CWD, &self.part, CWD, &self.out, flags) {
+            Err(rustix::io::Errno::EXIST) => return refuse_existing_file(&self.out, self.existing),
+            // A file system that cannot refuse: the lock and the check above have to do.
+            Err(rustix::io::Errno::INVAL) => {
+                fs::rename(&self.part, &self.out).map_err(Error::io(&self.out, "give the output its name"))?;
+            }
+            result => result.map_err(|e| Error::io(&self.out, "give the output its name")(e.into()))?,
+        }
+        self.published = true;
+        sync_folder(self.out.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_file(&self.part);
+        }
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+fn refuse_existing_file(out: &Path, existing: Existing) -> Result<()> {
+    let problem = match existing {
+        _ if out.is_dir() => "is a folder; name a file to write",
+        Existing::Refuse if out.exists() => "the output exists; choose another name, or pass --overwrite to replace it",
+        _ => return Ok(()),
+    };
+    Err(Error::OutputExists { path: out.to_owned(), problem: problem.to_owned() })
+}
+
 /// Bytes free for this user on the file system that would hold `path`.
 pub fn free_bytes(path: &Path) -> Result<Bytes> {
     let path = absolute(path)?;

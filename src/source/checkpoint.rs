@@ -37,7 +37,7 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
         files.push(file);
         tensors.append(&mut entries);
     }
-    let inventory = Inventory { label: reference.to_owned(), path, files, tensors };
+    let inventory = Inventory { label: reference.to_owned(), path, files, tensors, error_bound: None };
     refuse_same_name_in_two_files(&inventory)?;
     if let Some((path, map)) = &found.index {
         compare_with_index(path, map, &inventory)?;
@@ -146,7 +146,7 @@ pub fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
     Err(Error::InputMissing { path: file.to_owned(), problem })
 }
 
-fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::tensor::Entry>)> {
+pub fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::tensor::Entry>)> {
     let (file, bytes) = open_regular(&path)?;
     let first = read_range(&file, &path, 0, 8.min(bytes))?;
     let first =
@@ -156,6 +156,14 @@ fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::tenso
     let header = parse_header(&path, &json, bytes)?;
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
     Ok((FileEntry { name: name.to_owned(), path, bytes, header_blake3 }, header.tensors))
+}
+
+/// The header of the safetensors file at `path`, with its length field.
+pub fn header_of(path: &Path) -> Result<Vec<u8>> {
+    let (file, bytes) = open_regular(path)?;
+    let first = read_range(&file, path, 0, 8.min(bytes))?;
+    let first = first.try_into().map_err(|_| Error::malformed(path, "not a safetensors file"))?;
+    read_range(&file, path, 0, 8 + header_bytes(path, first, bytes)?)
 }
 
 /// Opens a regular file; anything else (a fifo would hang) is refused before it is opened.
@@ -174,7 +182,7 @@ pub fn open_regular(path: &Path) -> Result<(File, u64)> {
     Ok((file, meta.len()))
 }
 
-fn read_range(file: &File, path: &Path, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+pub fn read_range(file: &File, path: &Path, offset: u64, bytes: u64) -> Result<Vec<u8>> {
     let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut buffer, offset).map_err(Error::io(path, "read"))?;
     Ok(buffer)

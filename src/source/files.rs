@@ -89,14 +89,22 @@ impl Files {
         if self.io == Io::Mmap && bytes > 0 {
             return mmap::map(&f.file, &f.path, offset, bytes).map(Span::Mapped);
         }
-        buffer.resize(bytes, 0);
-        f.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::InputChanged { path: f.path.clone(), what: "it became shorter".into() }
-            }
-            _ => Error::io(&f.path, "read")(e),
-        })?;
+        f.read(offset, bytes, buffer)?;
         Ok(Span::Read(buffer))
+    }
+
+    /// The bytes of a range, read into `buffer` however files are read: for ranges so small that a map would cost more.
+    pub fn read<'a>(
+        &self,
+        file: usize,
+        offset: u64,
+        bytes: usize,
+        buffer: &'a mut Vec<u8>,
+        counter: &Counter,
+    ) -> Result<&'a [u8]> {
+        counter.add(bytes as u64);
+        self.files[file].read(offset, bytes, buffer)?;
+        Ok(buffer)
     }
 
     /// The file itself, for copies inside the kernel.
@@ -130,6 +138,16 @@ impl Files {
 }
 
 impl OpenFile {
+    fn read(&self, offset: u64, bytes: usize, buffer: &mut Vec<u8>) -> Result<()> {
+        buffer.resize(bytes, 0);
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::InputChanged { path: self.path.clone(), what: "it became shorter".into() }
+            }
+            _ => Error::io(&self.path, "read")(e),
+        })
+    }
+
     fn open(path: &Path, bytes: u64) -> Result<Self> {
         let (file, now) = open_regular(path)?;
         if now != bytes {

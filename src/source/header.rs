@@ -18,6 +18,8 @@ pub struct Header {
     pub tensors: Vec<Entry>,
     /// Bytes before the first tensor's data: 8 and the header itself.
     pub data_start: u64,
+    /// The pairs of `__metadata__`.
+    pub metadata: Vec<(String, String)>,
 }
 
 /// The header's length, from the first eight bytes of a file of `file_bytes`.
@@ -42,8 +44,9 @@ pub fn parse_header(path: &Path, json: &[u8], file_bytes: u64) -> Result<Header>
     let raw = deserializer.deserialize_map(HeaderVisitor).and_then(|raw| deserializer.end().map(|()| raw));
     let raw = raw.map_err(|e| Error::malformed(path, format!("bad safetensors header: {e}")))?;
     let data_start = 8 + json.len() as u64;
+    let (raw, metadata) = raw;
     let tensors = check(path, raw, data_start, file_bytes - data_start)?;
-    Ok(Header { tensors, data_start })
+    Ok(Header { tensors, data_start, metadata })
 }
 
 struct Raw {
@@ -76,7 +79,15 @@ fn check(path: &Path, mut raw: Vec<Raw>, data_start: u64, data_bytes: u64) -> Re
             return Err(bad(path, &t.name, problem));
         }
         expected = t.end;
-        tensors.push(Entry { name: t.name, dtype, shape: t.shape, file: 0, offset: data_start + t.begin, bytes });
+        tensors.push(Entry {
+            name: t.name,
+            dtype,
+            shape: t.shape,
+            file: 0,
+            offset: data_start + t.begin,
+            bytes,
+            coded: None,
+        });
     }
     if expected != data_bytes {
         let state = if data_bytes < expected { "truncated" } else { "longer than its header says" };
@@ -121,28 +132,28 @@ fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Vec<Raw>;
+    type Value = (Vec<Raw>, Vec<(String, String)>);
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vec<Raw>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
         let mut raw = Vec::new();
-        let mut metadata = false;
+        let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                if std::mem::replace(&mut metadata, true) {
+                if metadata.is_some() {
                     return Err(A::Error::custom("`__metadata__` is listed twice"));
                 }
-                map.next_value_seed(MetadataSeed)?;
+                metadata = Some(map.next_value_seed(MetadataSeed)?);
             } else {
                 check_name(&name).map_err(A::Error::custom)?;
                 raw.push(map.next_value_seed(TensorSeed(name))?);
             }
         }
         raw.shrink_to_fit();
-        Ok(raw)
+        Ok((raw, metadata.unwrap_or_default()))
     }
 }
 
@@ -156,34 +167,33 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// `__metadata__`: strings only; the values are not used.
+/// `__metadata__`: strings only.
 struct MetadataSeed;
 
 impl<'de> DeserializeSeed<'de> for MetadataSeed {
-    type Value = ();
+    type Value = Vec<(String, String)>;
 
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Self::Value, D::Error> {
         d.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for MetadataSeed {
-    type Value = ();
+    type Value = Vec<(String, String)>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object of strings in `__metadata__`")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        let mut keys = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            map.next_value::<String>()?;
-            keys.push(key);
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry::<String, String>()? {
+            pairs.push(pair);
         }
-        keys.sort_unstable();
-        match keys.windows(2).find(|w| w[0] == w[1]) {
-            Some(twice) => Err(A::Error::custom(format!("`__metadata__` lists `{}` twice", twice[0]))),
-            None => Ok(()),
+        pairs.sort_unstable();
+        match pairs.windows(2).find(|w| w[0].0 == w[1].0) {
+            Some(twice) => Err(A::Error::custom(format!("`__metadata__` lists `{}` twice", twice[0].0))),
+            None => Ok(pairs),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! [`Span`]s, which release their pages when dropped.
 
 mod checkpoint;
+mod delta;
 mod files;
 mod header;
 mod hub;
@@ -11,7 +12,8 @@ mod index;
 mod mmap;
 mod piece_hash;
 
-pub use checkpoint::{Links, check_link, open};
+pub use checkpoint::{Links, check_link, header_of, open};
+pub use delta::{DeltaFile, chained, common_elements, histogram, is_delta, open_chain};
 pub use files::{Counter, Files, Io, Span};
 pub use header::{Header, parse_header};
 pub use index::parse_index;

@@ -7,6 +7,7 @@
 
 use super::{Block, Finding, Form, Progress, Statistic, Survey};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const DIGITS: usize = 1 << 16;
@@ -87,6 +88,10 @@ struct Goal {
     bucket: u32,
     /// Keys above the bucket; later, above the bar.
     above: u64,
+    /// Keys in the bucket.
+    inside: u64,
+    /// Keys above the bucket that the second pass has seen; counted only where the first was told.
+    seen_above: AtomicU64,
     key: u32,
     /// Equal keys seen in blocks so far.
     seen: u64,
@@ -134,6 +139,10 @@ pub struct Largest<'a> {
     groups: Vec<Group>,
     locals: Vec<Mutex<Local>>,
     stage: Stage,
+    /// Whether row `k` is the magnitudes of task vector `k`, and nothing else.
+    of_magnitudes: bool,
+    /// Whether some upper digits were not counted but told.
+    told: bool,
 }
 
 /// What is asked of one tensor: its index, its elements, and the counts m for each row.
@@ -172,7 +181,9 @@ impl<'a> Largest<'a> {
         let rows = groups.first().map_or(0, |g| g.rows);
         let local = || Mutex::new(Local { keys: vec![Vec::new(); rows], ..Local::default() });
         let locals = (0..workers).map(|_| local()).collect();
-        Self { names, form: Form::TaskVectors, view, rows, ties, hidden, group_of, groups, locals, stage: Stage::Upper }
+        let (form, stage) = (Form::TaskVectors, Stage::Upper);
+        let (of_magnitudes, told) = (false, false);
+        Self { names, form, view, rows, ties, hidden, group_of, groups, locals, stage, of_magnitudes, told }
     }
 
     /// Asks for the values of the m-th largest alone: what ties with them does not matter.
@@ -187,6 +198,13 @@ impl<'a> Largest<'a> {
                 .for_each(|g| (g.count, g.bar) = (g.count.min(group.elements), None));
         }
         self
+    }
+
+    /// Says that row `k` is ranked by [`magnitude_key`](crate::kernel::magnitude_key) of task vector `k`: over a whole model
+    /// histograms can then stand in for the first pass.
+    #[must_use]
+    pub fn of_magnitudes(self) -> Self {
+        Self { of_magnitudes: true, ..self }
     }
 
     /// The same over weights instead of task vectors.
@@ -262,6 +280,10 @@ impl<'a> Largest<'a> {
                 for key in keys[i / per_row].iter().filter(|&k| k >> 16 == goal.bucket) {
                     counts[(key & 0xffff) as usize] += 1;
                 }
+                if self.told {
+                    let above = keys[i / per_row].iter().filter(|&k| k >> 16 > goal.bucket).count();
+                    goal.seen_above.fetch_add(above as u64, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -289,13 +311,40 @@ impl<'a> Largest<'a> {
                     let counts = &mut data.counts[i / per_row * per_row * DIGITS..][..DIGITS];
                     let hide = (hidden.0 >> 16) as usize;
                     counts[hide] += hidden.1;
-                    (goal.bucket, goal.above, _) = locate(counts, goal.count);
+                    (goal.bucket, goal.above, goal.inside) = locate(counts, goal.count);
                     counts[hide] -= hidden.1;
                 }
                 data.counts.fill(0);
             } else {
                 // Nothing was shown: everything is hidden.
                 group.goals.iter_mut().filter(|g| g.bar.is_none()).for_each(|g| g.stay(hidden.0));
+            }
+        }
+    }
+
+    /// Whether the second pass has seen other values than the first was told of.
+    fn was_deceived(&mut self) -> bool {
+        let hidden = self.hidden;
+        let hides = |here: bool| if here { hidden.1 } else { 0 };
+        self.told
+            && self.groups.iter_mut().any(|group| {
+                let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let mut goals = group.goals.iter_mut().enumerate().filter(|(_, g)| g.bar.is_none());
+                goals.any(|(i, goal)| {
+                    let inside: u64 = data.counts.get(i * DIGITS..(i + 1) * DIGITS).map_or(0, |c| c.iter().sum());
+                    goal.inside != inside + hides(hidden.0 >> 16 == goal.bucket)
+                        || goal.above != *goal.seen_above.get_mut() + hides(hidden.0 >> 16 > goal.bucket)
+                })
+            })
+    }
+
+    /// Forgets what was told and what was seen.
+    fn start_again(&mut self) {
+        self.told = false;
+        for group in &mut self.groups {
+            *group.data.get_mut().unwrap_or_else(PoisonError::into_inner) = Data::default();
+            for goal in &mut group.goals {
+                (goal.bucket, goal.above, goal.inside) = (0, 0, 0);
             }
         }
     }
@@ -336,7 +385,7 @@ impl Group {
                 n if n >= elements => Some(Bar::ALL),
                 _ => None,
             };
-            Goal { count, bucket: 0, above: 0, key: 0, seen: 0, bar }
+            Goal { count, bucket: 0, above: 0, inside: 0, seen_above: AtomicU64::new(0), key: 0, seen: 0, bar }
         };
         let goals: Vec<Goal> = counts.iter().flatten().map(goal).collect();
         assert!(counts.iter().all(|c| c.len() == counts[0].len()), "rows ask for equally many counts");
@@ -452,12 +501,35 @@ impl Statistic for Largest<'_> {
         }
     }
 
+    fn takes_histograms(&self) -> bool {
+        let of_model = self.groups.len() == 1 && !self.groups[0].small && self.ties == Ties::Stay;
+        self.of_magnitudes && self.form == Form::TaskVectors && of_model && self.stage == Stage::Upper && self.is_open()
+    }
+
+    fn know(&mut self, task: usize, histogram: &[(u16, u64)]) {
+        assert!(self.takes_histograms(), "only upper digits of magnitudes over the whole model can be told");
+        self.told = true;
+        let group = &mut self.groups[0];
+        let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+        data.counts.resize(group.goals.len() * DIGITS, 0);
+        let per_row = group.goals.len() / self.rows;
+        for &(bin, count) in histogram {
+            data.counts[task * per_row * DIGITS + usize::from(bin)] += count;
+        }
+    }
+
     fn end_pass(&mut self) -> Progress {
         for worker in 0..self.locals.len() {
             let mut local = std::mem::take(&mut *lock(&self.locals[worker]));
             self.flush(&mut local);
             local.counts = Vec::new();
             *lock(&self.locals[worker]) = local;
+        }
+        if self.stage == Stage::Lower && self.was_deceived() {
+            // A histogram that was taken on trust did not tell the truth: count everything.
+            self.start_again();
+            self.stage = Stage::Upper;
+            return Progress::Again;
         }
         match self.stage {
             Stage::Upper => self.end_upper(),
@@ -558,6 +630,29 @@ mod tests {
             for count in 1..sorted.len() {
                 let asked = (sorted.len() as u64, &[vec![count as u64]][..]);
                 let largest = Largest::of_model(MAGNITUDES, magnitudes(), 0..1, asked, (0, zeros), 2);
+                let want: Vec<usize> = (0..values.len()).filter(|&i| values[i].abs() >= sorted[count - 1]).collect();
+                prop_assert_eq!(taken(bars(largest, &values)[0], &values), want);
+            }
+        }
+
+        #[test]
+        fn histograms_stand_in_for_the_first_pass_and_lies_are_found(values in values(), lie in 0u8..4, zeros in 0u64..4) {
+            let mut sorted: Vec<f32> = values.iter().map(|v| v.abs()).chain((0..zeros).map(|_| 0.0)).collect();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let mut bins: Vec<u16> = values.iter().map(|&x| (magnitude_key(x) >> 16) as u16).collect();
+            match lie {
+                1 => bins[0] ^= 1,
+                2 => bins[0] = if bins[0] > 0x7f00 { 1 } else { 0xff00 },
+                3 => bins.fill(0x8000),
+                _ => {}
+            }
+            for count in 1..sorted.len() {
+                let asked = (sorted.len() as u64, &[vec![count as u64]][..]);
+                let hidden = (0, zeros);
+                let mut largest = Largest::of_model(MAGNITUDES, magnitudes(), 0..1, asked, hidden, 2).of_magnitudes();
+                prop_assert!(largest.takes_histograms());
+                bins.iter().for_each(|&bin| largest.know(0, &[(bin, 1)]));
+                prop_assert_eq!(largest.end_pass(), Progress::Again);
                 let want: Vec<usize> = (0..values.len()).filter(|&i| values[i].abs() >= sorted[count - 1]).collect();
                 prop_assert_eq!(taken(bars(largest, &values)[0], &values), want);
             }

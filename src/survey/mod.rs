@@ -117,6 +117,15 @@ pub trait Statistic: Send + Sync {
     /// Takes back the sums of whole tiles: tensors in plan order, blocks in order.
     fn fold(&mut self, tensor: usize, sums: &[f64]);
 
+    /// Whether [`Statistic::know`] can stand in for the blocks of a tensor in the first pass.
+    fn takes_histograms(&self) -> bool {
+        false
+    }
+
+    /// Takes in all of a tensor's task vector of expert `task` at once: its magnitudes counted by their upper 16 bits
+    /// (bin, count).
+    fn know(&mut self, _task: usize, _histogram: &[(u16, u64)]) {}
+
     /// Ends a pass.
     fn end_pass(&mut self) -> Progress {
         Progress::Complete

@@ -11,6 +11,11 @@ pub struct BlockSum {
 }
 
 impl BlockSum {
+    /// A sum that is complete.
+    pub fn of(total: f64) -> Self {
+        Self { total, ..Self::default() }
+    }
+
     /// Adds the next block's sum.
     pub fn add(&mut self, block: f64) {
         self.chunk += block;

@@ -1,6 +1,8 @@
 //! The element types of safetensors files, and the one place that chooses by them.
 
 use super::convert;
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::ser::{Serialize, Serializer};
 use std::fmt;
 
 /// An element type that taskvec reads.
@@ -141,6 +143,19 @@ impl Dtype {
             Self::F8E5M2 => 61_439.996,
             _ => f32::MAX,
         }
+    }
+}
+
+impl Serialize for Dtype {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.header_name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Dtype {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(d)?;
+        Self::from_header(&name).ok_or_else(|| D::Error::custom(format!("unknown dtype `{name}`")))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a checkpoint's headers say: its files and its tensors, in file order.
 
 use super::Dtype;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// One model as its headers describe it. Offsets and lengths are proven to lie inside the files.
@@ -14,6 +15,8 @@ pub struct Inventory {
     pub files: Vec<FileEntry>,
     /// All tensors: file by file, by offset.
     pub tensors: Vec<Entry>,
+    /// How far a value is at most from that of the model that it stands for, where a delta file is lossy.
+    pub error_bound: Option<f64>,
 }
 
 /// One weight file.
@@ -30,7 +33,7 @@ pub struct FileEntry {
 }
 
 /// One tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// Its name.
     pub name: String,
@@ -44,6 +47,73 @@ pub struct Entry {
     pub offset: u64,
     /// Length in bytes: elements times the dtype's size.
     pub bytes: u64,
+    /// How to make it from the base, where the model is a delta file; `file` and `offset` then mean nothing.
+    pub coded: Option<Coded>,
+}
+
+/// A tensor as a chain of deltas on the base.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Coded {
+    /// The steps from the base to the tensor.
+    pub links: Vec<Link>,
+    /// blake3 of the base's tensor that the first step is made for; `None` if it needs none.
+    pub base_blake3: Option<String>,
+    /// Dtype and shape of that tensor.
+    pub base: Option<(Dtype, Vec<u64>)>,
+    /// What is known of its task vector, where the chain has one step.
+    pub statistics: Option<Statistics>,
+}
+
+/// One step of a chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// Where its payload lies; `None` where the step changes nothing.
+    pub payload: Option<Payload>,
+    /// Dtype of the step's result.
+    pub dtype: Dtype,
+    /// Elements of the step's result.
+    pub elements: u64,
+    /// Leading elements that the step before (or the base) has too.
+    pub base_elements: u64,
+}
+
+/// A range of a delta file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Index into [`Inventory::files`].
+    pub file: usize,
+    /// First byte, counted from the start of the file.
+    pub offset: u64,
+    /// Length, padding not counted.
+    pub bytes: u64,
+    /// Bytes at its end that are the histogram of the task vector.
+    pub histogram_bytes: u32,
+    /// How its lossy blocks are coded; `None` if it has none.
+    pub lossy: Option<Lossy>,
+}
+
+/// How lossy blocks are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lossy {
+    /// Scheme and parameter, as in the payload's header.
+    pub scheme: (u8, u32),
+    /// The last dimension of the tensor; 1 where there is none.
+    pub row: u64,
+}
+
+/// Sums over the task vector `tau = result - base` of one tensor, in `f32` from exactly widened values; added up in
+/// `f64` in blocks, as a merge adds them (docs/numerics.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    /// Elements whose bits differ.
+    pub changed: u64,
+    /// Sum of magnitudes.
+    pub sum_abs: f64,
+    /// Sum of squares.
+    pub sum_squares: f64,
+    /// Largest magnitude.
+    pub max_abs: f32,
 }
 
 impl Entry {

@@ -2,8 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::path::Path;
-use taskvec::job::{self, Run};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use taskvec::codec::{Codec, Coding};
+use taskvec::job::{self, ApplyRun, DiffRun, Run, Verify};
 use taskvec::pass::{Silent, Stop};
 use taskvec::plan::Options;
 use taskvec::recipe::Recipe;
@@ -28,7 +32,7 @@ pub struct Tensor {
 impl Model {
     /// Reads a file, tensors by offset.
     pub fn read(path: &Path) -> Self {
-        let file = std::fs::read(path).unwrap();
+        let file = fs::read(path).unwrap();
         let header_bytes = usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
         let header: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&file[8..8 + header_bytes]).unwrap();
@@ -79,8 +83,8 @@ impl Model {
 
     /// Writes the file, and the folders above it.
     pub fn write(&self, path: &Path) {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, self.to_bytes()).unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, self.to_bytes()).unwrap();
     }
 }
 
@@ -91,7 +95,7 @@ pub fn options() -> Options {
 
 /// Merges the recipe at `path` into `out`.
 pub fn merge_recipe(path: &Path, out: &Path) -> taskvec::Result<Report> {
-    let recipe = Recipe::parse(&std::fs::read_to_string(path).unwrap())?;
+    let recipe = Recipe::parse(&fs::read_to_string(path).unwrap())?;
     merge(recipe, path.parent().unwrap(), out, options(), Io::Mmap)
 }
 
@@ -99,7 +103,74 @@ pub fn merge_recipe(path: &Path, out: &Path) -> taskvec::Result<Report> {
 pub fn merge(recipe: Recipe, folder: &Path, out: &Path, options: Options, io: Io) -> taskvec::Result<Report> {
     let plan = job::plan(recipe, folder, Links::Inside, options)?;
     let stop = Stop::default();
-    let run =
-        Run { io, links: Links::Inside, hash_inputs: true, existing: Existing::Refuse, progress: &Silent, stop: &stop };
+    let run = Run {
+        io,
+        links: Links::Inside,
+        delta: None,
+        hash_inputs: true,
+        existing: Existing::Refuse,
+        progress: &Silent,
+        stop: &stop,
+    };
     job::merge(&plan, out, &run)
+}
+
+static NEVER: LazyLock<Stop> = LazyLock::new(Stop::default);
+
+/// Plain settings for tests.
+pub fn diff_run(codec: Codec) -> DiffRun<'static> {
+    let (io, links, existing) = (Io::Mmap, Links::Inside, Existing::Refuse);
+    DiffRun { coding: Coding::Exact(codec), threads: 2, io, links, existing, progress: &Silent, stop: &NEVER }
+}
+
+/// Plain settings for tests.
+pub fn apply_run() -> ApplyRun<'static> {
+    let (io, links, existing) = (Io::Mmap, Links::Inside, Existing::Refuse);
+    ApplyRun { verify: Verify::Full, threads: 2, io, links, existing, progress: &Silent, stop: &NEVER }
+}
+
+/// Everything below `folder`, by path inside it: the content of files, empty for folders.
+pub fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(inside) = folders.pop() {
+        for entry in fs::read_dir(inside).unwrap() {
+            let path = entry.unwrap().path();
+            let content = if path.is_dir() { Vec::new() } else { fs::read(&path).unwrap() };
+            found.insert(path.strip_prefix(folder).unwrap().to_owned(), content);
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Fails unless two folders hold the same files, and names the first that differs.
+#[track_caller]
+pub fn assert_same_files(a: &Path, b: &Path) {
+    let (a, b) = (tree(a), tree(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    a.iter().for_each(|(name, content)| assert!(*content == b[name], "{} differs", name.display()));
+}
+
+/// A small source of numbers (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| self.next() as u8).collect()
+    }
 }

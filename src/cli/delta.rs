@@ -1,0 +1,106 @@
+//! `taskvec diff`, `taskvec apply` and `taskvec verify`.
+
+use super::args::{ApplyArgs, Common, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
+use super::merge::{io, threads};
+use super::{Outcome, print, progress};
+use taskvec::Result;
+use taskvec::job::{self, ApplyRun, DiffRun, Verify};
+use taskvec::pass::{Progress, Stop};
+use taskvec::sink::Existing;
+use taskvec::source::{Links, is_delta};
+use taskvec::tensor::Bytes;
+
+pub fn diff(args: &DiffArgs, common: &Common, stop: &Stop) -> Outcome {
+    let progress = progress::choose(common);
+    let run = DiffRun {
+        coding: args.codec,
+        threads: threads(args.files.num_threads)?,
+        io: io(args.files.io),
+        links: links(&args.files),
+        existing: existing(args.overwrite),
+        progress: progress.as_ref(),
+        stop,
+    };
+    let made = job::diff(&args.base, args.on.as_deref(), &args.model, &args.output, &run)?;
+    if !common.quiet {
+        print::note(format_args!(
+            "{}: {} of {} ({:.2} %), {} of {} tensors equal the base; read {} in {:.2} s, {:.2} GB/s of model",
+            args.output.display(),
+            Bytes(made.delta_bytes),
+            Bytes(made.tensor_bytes),
+            100.0 * made.delta_bytes as f64 / made.tensor_bytes.max(1) as f64,
+            made.equal,
+            made.tensors,
+            Bytes(made.bytes_read),
+            made.seconds,
+            made.tensor_bytes as f64 / 1e9 / made.seconds,
+        ));
+        if let Some(loss) = made.loss {
+            print::note(format_args!(
+                "lossy: no value is off by more than {}; relative L2 error of the task vector {:.4}",
+                f64::from(loss.bound),
+                loss.relative()
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub fn apply(args: &ApplyArgs, common: &Common, stop: &Stop) -> Outcome {
+    let progress = progress::choose(common);
+    let verify = match args.verify {
+        VerifyKind::None => Verify::None,
+        VerifyKind::Fast => Verify::Fast,
+        VerifyKind::Full => Verify::Full,
+    };
+    let run = apply_run(&args.files, verify, existing(args.overwrite), progress.as_ref(), stop)?;
+    let made = job::apply(&args.base, &args.delta, &args.output, &run)?;
+    if !common.quiet {
+        print::note(format_args!(
+            "{}: {} tensors in {} files; read {}, wrote {} in {:.2} s",
+            args.output.display(),
+            made.tensors,
+            made.files,
+            Bytes(made.bytes_read),
+            Bytes(made.bytes_written),
+            made.seconds,
+        ));
+    }
+    Ok(())
+}
+
+pub fn verify(args: &VerifyArgs, common: &Common, stop: &Stop) -> Outcome {
+    let progress = progress::choose(common);
+    let run = apply_run(&args.files, Verify::Full, Existing::Refuse, progress.as_ref(), stop)?;
+    let (things, made) = if is_delta(&args.path) {
+        ("tensors", job::check_delta(&args.path, args.against.as_deref(), &run)?)
+    } else {
+        ("files", job::check_output(&args.path, &run)?)
+    };
+    let count = if things == "files" { made.files } else { made.tensors };
+    print::out(format_args!(
+        "{}: whole; {count} {things}, read {} in {:.2} s",
+        args.path.display(),
+        Bytes(made.bytes_read),
+        made.seconds
+    ))
+}
+
+fn apply_run<'a>(
+    files: &FileArgs,
+    verify: Verify,
+    existing: Existing,
+    progress: &'a (dyn Progress + 'a),
+    stop: &'a Stop,
+) -> Result<ApplyRun<'a>> {
+    let threads = threads(files.num_threads)?;
+    Ok(ApplyRun { verify, threads, io: io(files.io), links: links(files), existing, progress, stop })
+}
+
+fn existing(overwrite: bool) -> Existing {
+    if overwrite { Existing::Replace } else { Existing::Refuse }
+}
+
+fn links(files: &FileArgs) -> Links {
+    if files.follow_links { Links::All } else { Links::Inside }
+}

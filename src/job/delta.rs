@@ -1,0 +1,141 @@
+//! The delta file that a merge writes beside its output.
+
+use crate::container::{Kept as How, RestoredFile};
+use crate::error::{Error, Result};
+use crate::limits::DELTA_FILES_MAX_BYTES;
+use crate::pass::{Action, Copied, TensorHashes};
+use crate::plan::Plan;
+use crate::report::OutputFile;
+use crate::sink::{DeltaSink, DeltaTensor, Extra, Hashes};
+use crate::source::PieceHash;
+use std::path::{Path, PathBuf};
+
+pub const NAME: &str = "merged.tvd";
+
+/// Whether tensors must be hashed: for the delta file's index, or to see that the base is the one that inputs are made for.
+pub fn wants_hashes(plan: &Plan) -> bool {
+    plan.has_base && (plan.writes_delta() || plan.has_coded())
+}
+
+/// One hash for each side of each tensor.
+pub fn tensor_hashes(plan: &Plan) -> TensorHashes {
+    let base = |t: &crate::plan::PlannedTensor| PieceHash::new(t.elements * t.places[0].dtype.bytes() as u64);
+    TensorHashes {
+        base: plan.tensors.iter().map(base).collect(),
+        result: plan.tensors.iter().map(|t| PieceHash::new(t.bytes())).collect(),
+    }
+}
+
+/// Begins the delta file.
+pub fn create(plan: &Plan, actions: &[Action], path: &Path) -> Result<DeltaSink> {
+    let tensor = |t: &crate::plan::PlannedTensor| DeltaTensor {
+        name: t.name.clone(),
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        base: Some((t.places[0].dtype, t.shape.clone())),
+        base_elements: t.elements,
+    };
+    let mut sink = DeltaSink::create(path, plan.tensors.iter().map(tensor).collect())?;
+    let equal = actions.iter().enumerate().filter(|(_, a)| a.copied == Copied::Bytes);
+    equal.for_each(|(tensor, _)| sink.equal(tensor));
+    Ok(sink)
+}
+
+/// Ends the hashes. Fails if an input is a delta file made for another base.
+pub fn finish_hashes(plan: &Plan, actions: &[Action], hashes: TensorHashes) -> Result<Vec<Hashes>> {
+    let hex = |hash: PieceHash| hash.finish().to_hex().to_string();
+    let mut all = Vec::with_capacity(plan.tensors.len());
+    for ((t, action), (base, result)) in
+        plan.tensors.iter().zip(actions).zip(hashes.base.into_iter().zip(hashes.result))
+    {
+        let base = hex(base);
+        for place in &t.places {
+            let expected = place.coded.as_ref().and_then(|c| c.base_blake3.as_ref()).filter(|e| **e != base);
+            if let Some(expected) = expected {
+                return Err(Error::HashDiffers {
+                    path: plan.files[t.places[0].file].path.clone(),
+                    what: format!(
+                        "tensor `{}` is not the one that {} was made for",
+                        t.name, plan.files[place.file].name
+                    ),
+                    expected: expected.clone(),
+                    got: base,
+                    hint: "Give the base_model that the delta was made from.",
+                });
+            }
+        }
+        let result = if action.copied == Copied::Bytes { base.clone() } else { hex(result) };
+        all.push(Hashes { result, base: Some(base) });
+    }
+    Ok(all)
+}
+
+/// What the delta file keeps of the output's other files.
+#[derive(Default)]
+pub struct Kept {
+    files: Vec<RestoredFile>,
+    content: Vec<u8>,
+}
+
+impl Kept {
+    /// Begins with the headers of the weight files.
+    pub fn new(plan: &Plan) -> Self {
+        let mut kept = Self::default();
+        for s in &plan.shards {
+            kept.content.extend_from_slice(&s.header);
+            kept.files.push(RestoredFile {
+                name: s.name.clone(),
+                kept: How::Header,
+                kept_bytes: s.header.len() as u64,
+                bytes: s.file_bytes(),
+                blake3: None,
+            });
+        }
+        kept
+    }
+
+    /// Adds a file; its content is left out if the base at `base` has the same.
+    pub fn add(&mut self, name: &str, content: &[u8], blake3: &str, base: &Path) {
+        let path = base.join(name);
+        let same = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == content.len() as u64)
+            && std::fs::read(&path).is_ok_and(|b| b == content);
+        let bytes = content.len() as u64;
+        let kept = if same { How::Nothing } else { How::Content };
+        if !same {
+            self.content.extend_from_slice(content);
+        }
+        let kept_bytes = if same { 0 } else { bytes };
+        self.files.push(RestoredFile {
+            name: name.to_owned(),
+            kept,
+            kept_bytes,
+            bytes,
+            blake3: Some(blake3.to_owned()),
+        });
+    }
+}
+
+/// A delta file under way.
+pub struct Made {
+    pub sink: DeltaSink,
+    /// Of all tensors.
+    pub hashes: Vec<Hashes>,
+    pub path: PathBuf,
+    /// Whether it lies in the output's folder.
+    pub inside: bool,
+}
+
+/// Completes the delta file and tells its length and hash.
+pub fn finish(made: Made, kept: Kept) -> Result<OutputFile> {
+    let Made { sink, hashes, path, .. } = made;
+    if kept.content.len() as u64 > DELTA_FILES_MAX_BYTES {
+        let problem =
+            format!("the side files take {} bytes; a delta file keeps {DELTA_FILES_MAX_BYTES}", kept.content.len());
+        return Err(Error::malformed(&path, format!("{problem}; pass --no-delta")));
+    }
+    let (_, bytes) = sink.finish(&hashes, Extra { files: kept.files, content: kept.content, ..Extra::default() })?;
+    let mut hasher = blake3::Hasher::new();
+    let file = std::fs::File::open(&path).map_err(Error::io(&path, "open"))?;
+    hasher.update_reader(file).map_err(Error::io(&path, "read"))?;
+    Ok(OutputFile { name: NAME.to_owned(), bytes, blake3: hasher.finalize().to_hex().to_string() })
+}
