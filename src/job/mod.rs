@@ -257,9 +257,10 @@ fn survey(
     loop {
         let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
         // What delta files say is about task vectors before single elements are pruned.
-        let first = match plan.prunes_elements() {
-            true => merged.clone(),
-            false => known::histograms(plan, engine.files(), &merged, statistic.as_mut())?,
+        let first = if plan.prunes_elements() {
+            merged.clone()
+        } else {
+            known::histograms(plan, engine.files(), &merged, statistic.as_mut())?
         };
         for run in engine.survey((&first, &merged), statistic.as_mut(), Cut::Method, &unhashed)? {
             match runs.iter_mut().find(|r| r.name == run.name) {
