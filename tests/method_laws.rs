@@ -4,8 +4,10 @@
 
 mod common;
 
-use common::{Model, merge, options};
+use common::{Model, apply_run, diff_run, merge, options};
 use std::path::Path;
+use taskvec::codec::Codec;
+use taskvec::job;
 use taskvec::method::{Basis, Entry, Kind, METHODS, Parameter, Scope};
 use taskvec::plan::Options;
 use taskvec::recipe::Recipe;
@@ -178,6 +180,99 @@ fn a_nan_in_any_input_is_refused_by_every_method() {
         assert!(!folder.join("out").exists());
         model(seed as u64, 0.5).write(&folder.join(&name));
     });
+}
+
+/// Tensors of more than one block of a delta file, in rows that do not divide it.
+fn large(seed: u64, step: f32) -> Model {
+    let shapes: [&[u64]; 4] = [&[300, 1536], &[132, 1000], &[3, 48], &[131_100]];
+    let ids = (0..7u64).flat_map(u64::to_le_bytes).collect();
+    let tensors = shapes.into_iter().enumerate().fold(Model::default(), |model, (t, shape)| {
+        // Few digits, so that magnitudes tie.
+        let digits = |x: f32| (x * 2048.0).round() / 2048.0;
+        let value = |i: usize| {
+            let own = if step == 0.0 || i % 3 == 0 { 0.0 } else { step * value(seed * 100 + t as u64, i) };
+            digits(value(t as u64, i)) + digits(own)
+        };
+        let elements = shape.iter().product::<u64>() as usize;
+        let bytes = (0..elements).flat_map(|i| value(i).to_le_bytes()).collect();
+        model.tensor(&format!("model.layers.{t}.weight"), "F32", shape, bytes)
+    });
+    tensors.tensor("position_ids", "I64", &[7], ids)
+}
+
+/// The same recipe, its models replaced by delta files, with a base.
+fn over_deltas(mut recipe: Recipe, deltas: bool) -> Recipe {
+    recipe.base = Some("./base.safetensors".into());
+    for expert in recipe.experts.iter_mut().filter(|_| deltas) {
+        expert.model = expert.model.replace(".safetensors", ".tvd");
+    }
+    recipe
+}
+
+#[test]
+fn deltas_merge_as_checkpoints_do_and_the_delta_of_the_output_restores_it() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    large(0, 0.0).write(&path("base.safetensors"));
+    let base = path("base.safetensors");
+    let base = base.to_str().unwrap();
+    for (seed, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        let model = path(&format!("{name}.safetensors"));
+        large(seed, 0.5).write(&model);
+        job::diff(base, None, model.to_str().unwrap(), &path(&format!("{name}.tvd")), &diff_run(Codec::Auto)).unwrap();
+    }
+    let blocks =
+        [None, Some("eta: 0.4"), Some("eta: 0.4, layer: element"), Some("eta: 0.4, layer: element, score: magnitude")];
+    let model_wide = [("scope", "model")];
+    for method in METHODS {
+        let scoped = method.parameters.iter().any(|p| p.name == "scope");
+        for set in [&[][..], &model_wide[..]].into_iter().take(1 + usize::from(scoped)) {
+            for &lwptv in if models_of(method).len() > 1 { &blocks[..] } else { &blocks[..1] } {
+                let recipe = |deltas| over_deltas(recipe(method, lwptv, set), deltas);
+                let plain = Options { delta: false, ..options() };
+                let want = output(recipe(false), root.path(), plain, Io::Mmap);
+                let small = Options { threads: 3, tile_elements: Some(4096), wave_bytes: Some(1), ..options() };
+                let cases = [(false, small), (true, options()), (true, Options { delta: false, ..small })];
+                for (i, (deltas, options)) in cases.into_iter().enumerate() {
+                    let case = format!("{} {lwptv:?} {set:?} {i}", method.name);
+                    let (out, back) = (path("out"), path("back"));
+                    merge(recipe(deltas), root.path(), &out, options, Io::Mmap)
+                        .unwrap_or_else(|e| panic!("{case}: {e}"));
+                    assert!(std::fs::read(out.join("model.safetensors")).unwrap() == want, "{case}");
+                    if options.delta {
+                        job::apply(base, &out.join("merged.tvd"), &back, &apply_run())
+                            .unwrap_or_else(|e| panic!("{case}: {e}"));
+                        assert!(std::fs::read(back.join("model.safetensors")).unwrap() == want, "{case}");
+                        std::fs::remove_dir_all(back).unwrap();
+                    }
+                    std::fs::remove_dir_all(out).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_too_long_for_a_delta_within_the_memory_are_refused_with_what_would_do() {
+    let root = tempfile::tempdir().unwrap();
+    for (seed, name) in [(0, "base"), (1, "a"), (2, "b"), (3, "c")] {
+        let values = |i: usize| value(0, i) + if seed == 0 { 0.0 } else { value(seed, i) };
+        let bytes = (0..64 * 11_008).flat_map(|i| values(i).to_le_bytes()).collect();
+        Model::default()
+            .tensor("w", "F32", &[64, 11_008], bytes)
+            .write(&root.path().join(format!("{name}.safetensors")));
+    }
+    let della = METHODS.iter().find(|m| m.name == "della").unwrap();
+    let set = [("epsilon", "0.1")];
+    let tight = Options { memory_bytes: 128 << 20, ..options() };
+    let out = root.path().join("out");
+    let refused = merge(recipe(della, None, &set), root.path(), &out, tight, Io::Mmap).unwrap_err();
+    assert!(refused.to_string().contains("--no-delta"), "{refused}");
+    assert_eq!(refused.exit_code(), 2);
+    let want = output(recipe(della, None, &set), root.path(), Options { delta: false, ..tight }, Io::Mmap);
+    let taskvec::Error::DeltaBudgetTooSmall { needed, .. } = refused else { panic!("{refused}") };
+    let enough = Options { memory_bytes: needed.0, ..tight };
+    assert!(output(recipe(della, None, &set), root.path(), enough, Io::Mmap) == want);
 }
 
 fn assert_close(a: &Model, b: &Model, name: &str) {

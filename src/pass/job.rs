@@ -3,7 +3,7 @@
 use super::decode::likely_range;
 use super::{Engine, PassRun};
 use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
-use crate::plan::{Plan, PlannedTensor, in_flight_bytes, tile_unit};
+use crate::plan::{Plan, PlannedTensor, decoded_elements, in_flight_bytes, tile_unit};
 use std::ops::Range;
 
 /// A tensor's share of a pass.
@@ -92,7 +92,7 @@ pub fn jobs<'a>(
             let work = &works[*w];
             let t = &plan.tensors[work.tensor];
             let elements = (range.end - range.start) as usize;
-            let read = elements * t.element_bytes(work.sources.iter().copied());
+            let read = held_elements(plan, work, writes, cut, elements) * t.element_bytes(work.sources.iter().copied());
             let write = if writes { elements * t.dtype.bytes() } else { 0 };
             let delta = if writes && plan.writes_delta() { 2 * write } else { 0 };
             let full = job.read_bytes + job.write_bytes + job.delta_bytes + read + write + delta > limit
@@ -114,12 +114,27 @@ pub fn jobs<'a>(
     })
 }
 
+/// Elements that a tile of this work is made of.
+fn unit(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> usize {
+    let t = &plan.tensors[work.tensor];
+    let coded = t.is_coded(work.sources.iter().copied());
+    tile_unit(cut.block(t), t.elements, (coded, writes && plan.writes_delta()))
+}
+
+/// Elements that are in memory for a tile of so many.
+fn held_elements(plan: &Plan, work: &Work, writes: bool, cut: Cut, tile: usize) -> usize {
+    let t = &plan.tensors[work.tensor];
+    if !t.is_coded(work.sources.iter().copied()) {
+        return tile;
+    }
+    decoded_elements(tile as u64, unit(plan, work, writes, cut), t.elements) as usize
+}
+
 fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item = Range<u64>> + Send + use<> {
     let t = &plan.tensors[work.tensor];
     let delta = writes && plan.writes_delta();
     let written = if writes { t.dtype.bytes() * if delta { 3 } else { 1 } } else { 0 };
-    let coded = t.is_coded(work.sources.iter().copied());
-    let unit = tile_unit(cut.block(t), t.elements, (coded, delta));
+    let unit = unit(plan, work, writes, cut);
     let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, unit) as u64;
     let elements = t.elements;
     (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements))

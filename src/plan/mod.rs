@@ -237,9 +237,12 @@ impl Plan {
         let decodes = tensors.iter().any(|t| t.is_coded(0..sources.len()));
         let budget_of = |delta: bool| {
             let block = |t: &PlannedTensor| {
-                let unit = tile_unit(t.block_elements, t.elements, (t.is_coded(0..sources.len()), delta));
+                let coded = t.is_coded(0..sources.len());
+                let unit = tile_unit(t.block_elements, t.elements, (coded, delta));
+                let tile = (unit as u64).min(t.elements.max(1));
+                let read = if coded { decoded_elements(tile, unit, t.elements) } else { tile };
                 let written = t.dtype.bytes() * if delta { 3 } else { 1 };
-                unit.min(t.elements.max(1) as usize) * (t.element_bytes(0..sources.len()) + written)
+                read as usize * t.element_bytes(0..sources.len()) + tile as usize * written
             };
             let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
             let coders =
@@ -406,19 +409,22 @@ fn describe<'a>(
 }
 
 /// Elements that tiles are made of, of a tensor of so many, where the method sees blocks of `block`. Where delta blocks are
-/// written, both: each is coded by one thread, whole. Where they are only read, blocks of `block` do, for what a tile shares
-/// with its neighbour is decoded twice.
+/// written, both: each is coded by one thread, whole. Where they are only read, at least as many as a delta block has: what
+/// a tile shares with its neighbour is decoded twice.
 pub fn tile_unit(block: usize, elements: u64, (read, written): (bool, bool)) -> usize {
-    let common = lcm(block, CODED_BLOCK_ELEMENTS);
-    if written {
-        // No tile is longer than its tensor.
-        let whole = usize::try_from(elements).unwrap_or(usize::MAX).max(1).next_multiple_of(block);
-        common.min(whole)
-    } else if read && common == CODED_BLOCK_ELEMENTS {
-        common
-    } else {
-        block
+    // No tile is longer than its tensor.
+    let whole = usize::try_from(elements).unwrap_or(usize::MAX / 2).max(1).next_multiple_of(block);
+    match (read, written) {
+        (_, true) => lcm(block, CODED_BLOCK_ELEMENTS).min(whole),
+        (true, false) => CODED_BLOCK_ELEMENTS.next_multiple_of(block).min(whole),
+        (false, false) => block,
     }
+}
+
+/// Elements that are decoded for a tile of so many, made of such units, where delta blocks are read.
+pub fn decoded_elements(tile: u64, unit: usize, elements: u64) -> u64 {
+    let around = if unit.is_multiple_of(CODED_BLOCK_ELEMENTS) { 0 } else { 2 * CODED_BLOCK_ELEMENTS as u64 };
+    (tile + around).min(elements)
 }
 
 /// The least common multiple of a number and a power of two.

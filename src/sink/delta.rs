@@ -91,9 +91,11 @@ impl DeltaSink {
         })
     }
 
-    /// Takes the next run of blocks.
+    /// Takes the next run of blocks. Runs come in order of tensors and of their places in them; waves, which are runs of the
+    /// plan's tensors, may follow each other.
     pub fn take_run(&mut self, run: &CodedRun) -> Result<()> {
         if self.current != Some(run.tensor) {
+            assert!(self.current.is_none_or(|t| t < run.tensor), "runs come in tensor order");
             self.end_tensor()?;
             let t = &self.tensors[run.tensor];
             self.writer.begin(Head {
