@@ -116,6 +116,36 @@ fn a_damaged_payload_is_found_and_nothing_is_written() {
 }
 
 #[test]
+fn a_manifest_that_names_no_hashes_is_refused() {
+    let bench = Bench::new();
+    bench.run(&["store", "add", "st", "a.tvd"], 0);
+    let manifest = fs::read_to_string(bench.path("st/manifest.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    for bad in ["../../a", "12", ""] {
+        json["experts"]["a"]["result_root"] = bad.into();
+        fs::write(bench.path("st/manifest.json"), json.to_string()).unwrap();
+        for args in [&["store", "get", "st", "a", "-o", "out.tvd"][..], &["store", "add", "st", "b.tvd", "--name", "a"]]
+        {
+            let (_, error) = bench.run(args, 65);
+            assert!(error.contains("no blake3 hash"), "{error}");
+        }
+    }
+    assert!(!bench.path("out.tvd").exists());
+}
+
+#[test]
+fn a_kept_delta_with_an_endless_root_is_refused_without_a_panic() {
+    let bench = Bench::new();
+    bench.run(&["store", "add", "st", "a.tvd"], 0);
+    let path = fs::read_dir(bench.path("st/deltas")).unwrap().next().unwrap().unwrap().path();
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["base_root"] = "a".repeat(10_000).into();
+    fs::write(&path, json.to_string()).unwrap();
+    bench.run(&["store", "get", "st", "a", "-o", "out.tvd"], 65);
+    assert!(!bench.path("out.tvd").exists());
+}
+
+#[test]
 fn a_folder_that_is_no_store_is_left_alone() {
     let bench = Bench::new();
     fs::create_dir(bench.path("home")).unwrap();
