@@ -507,7 +507,7 @@ fn a_newer_format_and_unknown_features_are_refused_and_say_so() {
     };
     trial.refused(65, "use a newer taskvec", set("min_reader", "2"));
     trial.refused(65, "use a newer taskvec", set("min_reader", "one"));
-    trial.refused(65, "use a newer taskvec", set("features_required", "lossy"));
+    trial.refused(65, "use a newer taskvec", set("features_required", "spectral"));
     trial.refused(65, "not a delta file", set("format", "pt"));
     trial.refused(65, "mode", set("mode", "almost"));
     trial.refused(65, "base_root", set("base_root", "12"));

@@ -341,29 +341,3 @@ fn sizes_and_errors_on_laplace_updates_are_as_documented() {
         assert!(bits < most_bits && error < most_error, "{name}: {bits:.3} bits, error {error:.3}");
     }
 }
-
-#[test]
-#[ignore = "prints a table of sizes, errors and speeds"]
-fn table() {
-    for row in [1024, 4096, 131_072] {
-        for scheme in schemes() {
-            let (bits, error) = measured(scheme, row);
-            let models = Models::new(BLOCK, 5e-4, 0, 5);
-            let place = Place { row: row as u64, first: 0 };
-            let (mut scratch, mut bytes, mut values) = (Scratch::new(), Vec::new(), vec![0.0; BLOCK]);
-            let mut seconds = [f64::INFINITY; 2];
-            for _ in 0..20 {
-                bytes.clear();
-                let start = std::time::Instant::now();
-                encode(scheme, place, models.known(), &models.result, &mut scratch, &mut bytes).unwrap();
-                seconds[0] = seconds[0].min(start.elapsed().as_secs_f64());
-                let start = std::time::Instant::now();
-                decode(scheme, place, models.known(), &bytes, &mut scratch, &mut values).unwrap();
-                seconds[1] = seconds[1].min(start.elapsed().as_secs_f64());
-            }
-            let [enc, dec] = seconds.map(|s| BLOCK as f64 / s / 1e6);
-            let name = scheme.to_string();
-            println!("row {row:6} {name:12} {bits:7.4} bits  error {error:.4}  encode {enc:5.0} decode {dec:5.0} M/s");
-        }
-    }
-}

@@ -190,7 +190,7 @@ fn large(seed: u64, step: f32) -> Model {
         // Few digits, so that magnitudes tie.
         let digits = |x: f32| (x * 2048.0).round() / 2048.0;
         let value = |i: usize| {
-            let own = if step == 0.0 || i % 3 == 0 { 0.0 } else { step * value(seed * 100 + t as u64, i) };
+            let own = if step == 0.0 || i.is_multiple_of(3) { 0.0 } else { step * value(seed * 100 + t as u64, i) };
             digits(value(t as u64, i)) + digits(own)
         };
         let elements = shape.iter().product::<u64>() as usize;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// The `__metadata__` of a delta file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Names the base, see [`root`].
+    /// Names the base, see [`super::root`].
     pub base_root: String,
     /// Names the result.
     pub result_root: String,

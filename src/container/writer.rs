@@ -138,7 +138,7 @@ impl Writer {
             self.close(name.to_owned(), start)?;
         }
         self.flush()?;
-        let header = self.header(metadata);
+        let header = self.header(metadata)?;
         let io = Error::io(&self.path, "write");
         self.file.write_all_at(&header, 0).map_err(io)?;
         self.file.set_len(self.at).map_err(Error::io(&self.path, "set the length"))?;
@@ -146,7 +146,7 @@ impl Writer {
         Ok(self.at)
     }
 
-    fn header(&self, metadata: &Metadata) -> Vec<u8> {
+    fn header(&self, metadata: &Metadata) -> Result<Vec<u8>> {
         let mut json = format!(r#"{{"__metadata__":{}"#, serde_json::json!(metadata.fields()));
         for (name, begin, end) in &self.payloads {
             let name = serde_json::json!(name);
@@ -157,11 +157,14 @@ impl Writer {
         }
         json.push('}');
         let room = usize::try_from(self.header_bytes - 8).expect("a header fits into memory");
-        assert!(json.len() <= room, "delta format {FORMAT}: the header needs {} bytes, has {room}", json.len());
+        if json.len() > room {
+            let problem = format!("the header of format {FORMAT} needs {} bytes, has {room}", json.len());
+            return Err(Error::malformed(&self.path, problem));
+        }
         let mut bytes = (room as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(json.as_bytes());
         bytes.resize(room + 8, b' ');
-        bytes
+        Ok(bytes)
     }
 
     /// Where the next byte goes.

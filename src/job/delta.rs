@@ -1,5 +1,6 @@
 //! The delta file that a merge writes beside its output.
 
+use super::diff::same_in;
 use crate::container::{Kept as How, RestoredFile};
 use crate::error::{Error, Result};
 use crate::limits::DELTA_FILES_MAX_BYTES;
@@ -96,9 +97,7 @@ impl Kept {
 
     /// Adds a file; its content is left out if the base at `base` has the same.
     pub fn add(&mut self, name: &str, content: &[u8], blake3: &str, base: &Path) {
-        let path = base.join(name);
-        let same = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == content.len() as u64)
-            && std::fs::read(&path).is_ok_and(|b| b == content);
+        let same = same_in(base, name, content);
         let bytes = content.len() as u64;
         let kept = if same { How::Nothing } else { How::Content };
         if !same {

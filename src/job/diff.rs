@@ -292,7 +292,8 @@ fn kept_files(model: &Inventory, base: &Side, links: Links) -> Result<(Vec<Resto
     Ok((list, content))
 }
 
-fn same_in(folder: &Path, name: &str, bytes: &[u8]) -> bool {
+/// Whether `folder` has this very file.
+pub fn same_in(folder: &Path, name: &str, bytes: &[u8]) -> bool {
     let path: PathBuf = folder.join(name);
     std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == bytes.len() as u64)
         && std::fs::read(&path).is_ok_and(|b| b == bytes)

@@ -94,6 +94,7 @@ impl Store {
         }
         let lock = Locked::take(&folder.join(".lock"), folder)?;
         let manifest = if path.exists() { read_json(&path)? } else { Manifest::default() };
+        check_manifest(&path, &manifest)?;
         Ok(Self { folder: folder.to_owned(), manifest, _lock: lock })
     }
 
@@ -244,11 +245,28 @@ impl Store {
     }
 
     fn payload_path(&self, hash: &str) -> Result<PathBuf> {
-        if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_hash(hash) {
             return Err(Error::malformed(&self.folder, format!("{hash:?} is not a blake3 hash")));
         }
         Ok(self.folder.join("payloads").join(&hash[..2]).join(hash))
     }
+}
+
+/// A person may edit the manifest: names and roots become paths, so they must be what they say.
+fn check_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
+    for (name, expert) in &manifest.experts {
+        if check_name(name).is_err() || !is_hash(&expert.result_root) || !is_hash(&expert.base_root) {
+            return Err(Error::malformed(
+                path,
+                format!("the entry {name:?} has a bad name, or a root that is no blake3 hash"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn tensor_bytes(t: &crate::container::Tensor) -> u64 {

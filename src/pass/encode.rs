@@ -6,13 +6,14 @@ use crate::codec::lossy::{Loss, Place, Scheme};
 use crate::codec::{self, BLOCK, Codec, Coding, Kind};
 use crate::container::{BINS, LOW_BITS, checksum};
 use crate::kernel::{self, Change};
-use crate::limits::{BLOCK_ELEMENTS, CODER_BYTES};
+use crate::limits::{BLOCK_ELEMENTS, CODED_BLOCK_ELEMENTS, CODER_BYTES};
 use crate::tensor::Dtype;
 use std::ops::Range;
 
 /// Runs shorter than this are counted by sorting instead of in a table.
 const COUNT_BY_SORTING: usize = 4096;
 
+const _: () = assert!(BLOCK == CODED_BLOCK_ELEMENTS);
 const _: () = assert!(codec::Scratch::resident_bytes() as usize + 2 * 4 * BINS < CODER_BYTES);
 
 /// Coded blocks of one tensor, in order, without a gap.

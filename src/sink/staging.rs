@@ -188,7 +188,10 @@ impl StagedFile {
     pub fn publish(mut self) -> Result<()> {
         let flags = if self.existing == Existing::Refuse { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
         match renameat_with(CWD, &self.part, CWD, &self.out, flags) {
-            Err(rustix::io::Errno::EXIST) => return refuse_existing_file(&self.out, self.existing),
+            Err(rustix::io::Errno::EXIST) => {
+                let problem = "another program made it meanwhile; choose another name, or pass --overwrite".to_owned();
+                return Err(Error::OutputExists { path: self.out.clone(), problem });
+            }
             // A file system that cannot refuse: the lock and the check above have to do.
             Err(rustix::io::Errno::INVAL) => {
                 fs::rename(&self.part, &self.out).map_err(Error::io(&self.out, "give the output its name"))?;
