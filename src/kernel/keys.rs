@@ -23,9 +23,37 @@ pub fn number_of_key(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
 }
 
+/// Keys that are looked at together.
+const CHUNK: usize = 32;
+
+/// Calls `f` with the lower digit of each key whose upper digit is `bucket`. Quick where they are few.
+#[inline(always)]
+pub fn for_each_in_bucket(keys: &[u32], bucket: u32, mut f: impl FnMut(u16)) {
+    let (chunks, rest) = keys.as_chunks::<CHUNK>();
+    for keys in chunks {
+        let mut any = 0;
+        for key in keys {
+            any |= u32::from(key >> 16 == bucket);
+        }
+        if any != 0 {
+            keys.iter().filter(|&key| key >> 16 == bucket).for_each(|key| f(*key as u16));
+        }
+    }
+    rest.iter().filter(|&key| key >> 16 == bucket).for_each(|key| f(*key as u16));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_a_bucket_are_found_wherever_they_lie() {
+        let keys: Vec<u32> =
+            (0..77).map(|i| if [3, 31, 32, 70].contains(&i) { 5 << 16 | i } else { i << 16 | 9 }).collect();
+        let mut found = Vec::new();
+        for_each_in_bucket(&keys, 5, |digit| found.push(digit));
+        assert_eq!(found, [3, 9, 31, 32, 70]);
+    }
 
     #[test]
     fn keys_order_as_numbers_do_and_lead_back() {

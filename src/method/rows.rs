@@ -22,6 +22,11 @@ impl Rows {
         Self { length: row_elements(shape) as usize / stride.max(1), stride }
     }
 
+    /// Elements of a row, where they lie side by side and there are any.
+    pub fn length_if_contiguous(self) -> Option<usize> {
+        (self.stride == 1 && self.length > 0).then_some(self.length)
+    }
+
     /// Calls `f(element, rank, length)` for each element of `x`, which holds whole rows: ranks from 0, by magnitude, equal
     /// ones in order of their place.
     pub fn for_each_rank(self, x: &[f32], mut f: impl FnMut(usize, usize, usize)) {

@@ -7,7 +7,7 @@ use super::parameters::RESCALES;
 use super::rows::{Rows, row_elements};
 use super::ties::MERGES;
 use super::{Method, Model, Scene, Settings, Tile};
-use crate::kernel;
+use crate::kernel::{self, Agreed};
 use crate::survey::{Block, Finding, Form, Largest, Place, Sums, Survey};
 
 /// Norms below this are not rescaled.
@@ -115,10 +115,19 @@ impl Sparse {
                 }
             }
             Sparsifier::RandomByRank => {
-                let probability = probabilities(settings, place.shape, k, x);
-                kernel::keep_each_at_random(key, place.first, &probability, x);
-                if divides && density > 0.0 {
-                    x.iter_mut().zip(&probability).for_each(|(x, &p)| *x /= p as f32);
+                let epsilon = settings.get("epsilon")[k];
+                match Rows::of(place.shape).length_if_contiguous() {
+                    Some(row) if !divides && density > 0.0 => {
+                        let rows = x.chunks_mut(row).zip((place.first..).step_by(row));
+                        rows.for_each(|(x, first)| kernel::keep_by_rank(key, first, density, epsilon, x));
+                    }
+                    _ => {
+                        let probability = probabilities(settings, place.shape, k, x);
+                        kernel::keep_each_at_random(key, place.first, &probability, x);
+                        if divides && density > 0.0 {
+                            x.iter_mut().zip(&probability).for_each(|(x, &p)| *x /= p as f32);
+                        }
+                    }
                 }
             }
             Sparsifier::Magnitude | Sparsifier::MagnitudeOfModel => {
@@ -129,7 +138,7 @@ impl Sparse {
                 let mut outliers = x.to_vec();
                 keep_largest(bars[0], place.first, &mut outliers);
                 keep_largest(bars[1], place.first, x);
-                x.iter_mut().zip(&outliers).filter(|(_, o)| **o != 0.0).for_each(|(x, _)| *x = 0.0);
+                kernel::drop_where_set(&outliers, x);
             }
         }
     }
@@ -229,9 +238,9 @@ fn norm_ratio(whole: f64, kept: f64) -> f32 {
 /// Adds weighted task vectors, and normalizes where the settings say so.
 fn join(join: Join, settings: &Settings, weighted: &[Vec<f32>], out: &mut [f32]) {
     let normalize = settings.find("normalize") == Some(&[1.0]);
-    out.fill(0.0);
     match join {
         Join::Sum => {
+            out.fill(0.0);
             weighted.iter().for_each(|x| kernel::axpy(1.0, x, out));
             if normalize {
                 let sum: f64 = settings.get("weight").iter().sum();
@@ -240,19 +249,13 @@ fn join(join: Join, settings: &Settings, weighted: &[Vec<f32>], out: &mut [f32])
         }
         Join::Elect => {
             let merge = settings.find("merge").map_or("disjoint_mean", |w| MERGES[w[0] as usize]);
-            let mut sign = vec![0.0; out.len()];
-            let mut divisor = vec![0.0; out.len()];
-            kernel::elect_sum(weighted, &mut sign);
-            sign.iter_mut().filter(|s| **s == 0.0).for_each(|s| *s = 1.0);
-            for (weight, x) in settings.per_model("weight").zip(weighted) {
-                match merge {
-                    "disjoint_max" => kernel::select_max(1.0, x, &sign, out),
-                    _ => kernel::select_weighted(weight, x, &sign, out, &mut divisor),
-                }
-            }
-            if normalize && merge == "disjoint_mean" {
-                out.iter_mut().zip(&divisor).for_each(|(o, &d)| *o /= if d == 0.0 { 1.0 } else { d });
-            }
+            let weights: Vec<f32> = settings.per_model("weight").collect();
+            let agreed = match merge {
+                "disjoint_max" => Agreed::Max,
+                "disjoint_mean" if normalize => Agreed::Mean(&weights),
+                _ => Agreed::Sum,
+            };
+            kernel::elect(weighted, true, &vec![1.0; weighted.len()], agreed, out);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::largest::magnitude_bars_of_model;
 use super::parameters::{LAMBDA, NORMALIZE, RESCALE_OFF, SCOPE};
 use super::sparse::{Join, Sparse, Sparsifier};
 use super::{Basis, Entry, Kind, Method, Model, Parameter, Scene, Scope, Settings, Tile};
-use crate::kernel;
+use crate::kernel::{self, Agreed};
 use crate::survey::{Finding, Largest, Majority, Survey};
 
 /// Words of `merge`.
@@ -107,25 +107,18 @@ impl Method for Ties {
         for (x, threshold) in tile.experts.iter_mut().zip(thresholds(done)) {
             kernel::trim(threshold, x);
         }
-        let mut sign = vec![0.0; out.len()];
-        kernel::elect_sum(tile.experts, &mut sign);
-        let majority = match done {
-            [_, Survey::Majority(sum)] => sum.signum() as f32,
+        let zero_is_plus = match done {
+            [_, Survey::Majority(sum)] => *sum > 0,
             _ => panic!("TIES merges after the majority is known"),
         };
-        sign.iter_mut().filter(|s| **s == 0.0).for_each(|s| *s = majority);
-        out.fill(0.0);
-        let mut count = vec![0.0; out.len()];
-        let merge = MERGES[settings.choice("merge")];
-        for (weight, x) in settings.per_model("weight").zip(&*tile.experts) {
-            match merge {
-                "disjoint_max" => kernel::select_max(weight, x, &sign, out),
-                _ => kernel::select_sum(weight, x, &sign, out, &mut count),
-            }
-        }
-        if merge == "disjoint_mean" {
-            out.iter_mut().zip(&count).for_each(|(o, &n)| *o /= n.max(1.0));
-        }
+        let weights: Vec<f32> = settings.per_model("weight").collect();
+        let ones = vec![1.0; weights.len()];
+        let agreed = match MERGES[settings.choice("merge")] {
+            "disjoint_max" => Agreed::Max,
+            "disjoint_mean" => Agreed::Mean(&ones),
+            _ => Agreed::Sum,
+        };
+        kernel::elect(tile.experts, zero_is_plus, &weights, agreed, out);
         kernel::add_scaled(tile.base, settings.number("lambda"), out);
     }
 }

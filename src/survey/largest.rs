@@ -1,16 +1,30 @@
 //! Which values are the m largest: exactly, per tensor or over the whole model, by counting digits.
 //!
 //! Values are ranked by 32-bit keys. The first pass counts upper digits, which tells the bucket of the m-th largest; the
-//! second counts lower digits inside that bucket. Where more values tie with the m-th than there is room for, a third pass
-//! over these tensors finds the place up to which they are taken. Tensors of few elements are kept and sorted instead:
-//! one pass. Memory: [`Largest::tensor_bytes`] for each tensor and [`Largest::local_bytes`] for the threads, or [`Largest::resident_bytes`].
+//! second counts lower digits inside that bucket, or lists its values with their places if they are few. Where more values tie
+//! with the m-th than there is room for, the list tells the place up to which they are taken; without one a third pass over
+//! these tensors does. Tensors of few elements are kept and sorted instead: one pass. Memory: [`Largest::tensor_bytes`] for each tensor and [`Largest::local_bytes`] for the threads, or [`Largest::resident_bytes`].
 
 use super::{Block, Finding, Form, Progress, Statistic, Survey};
+use crate::kernel;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const DIGITS: usize = 1 << 16;
+
+/// Places for digit 0 besides its own, one per lane: many task vectors are mostly zeros, and adding to one place again and
+/// again waits for memory.
+const SPARE: usize = 8;
+
+/// The counts of one ranking: digits, then the spare places.
+const TABLE: usize = DIGITS + SPARE;
+
+/// Values of a bucket that are listed instead of counted, at most: they take no more memory than the counts would.
+const LISTED: u64 = DIGITS as u64;
+
+/// Listed values that a thread keeps to itself.
+const LISTED_BY_THREAD: usize = 4096;
 
 /// Tensors of at most this many elements are kept: they take no more memory than the counts would.
 const SMALL_ELEMENTS: u64 = (DIGITS * size_of::<u64>() / size_of::<u32>()) as u64;
@@ -106,6 +120,15 @@ struct Data {
     keys: Vec<u32>,
     /// Elements of the blocks that small tensors came in.
     block: usize,
+    /// `[row][goal]`: the values of the bucket, in no order.
+    lists: Vec<Vec<Listed>>,
+}
+
+/// A value of a goal's bucket: the first element of its block, and its lower digit.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    first: u64,
+    digit: u16,
 }
 
 #[derive(Debug)]
@@ -113,6 +136,8 @@ struct Group {
     rows: usize,
     elements: u64,
     small: bool,
+    /// Whether the second pass lists values instead of counting them.
+    lists: bool,
     /// `[row][goal]`.
     goals: Vec<Goal>,
     data: Mutex<Data>,
@@ -123,6 +148,8 @@ struct Local {
     keys: Vec<Vec<u32>>,
     /// `[row][goal][digit]`, of one group.
     counts: Vec<u64>,
+    /// `[row][goal]`, of the same group.
+    lists: Vec<Vec<Listed>>,
     group: usize,
 }
 
@@ -143,6 +170,8 @@ pub struct Largest<'a> {
     of_magnitudes: bool,
     /// Whether some upper digits were not counted but told.
     told: bool,
+    /// Values of a bucket that are listed, at most.
+    listed: u64,
 }
 
 /// What is asked of one tensor: its index, its elements, and the counts m for each row.
@@ -183,7 +212,21 @@ impl<'a> Largest<'a> {
         let locals = (0..workers).map(|_| local()).collect();
         let (form, stage) = (Form::TaskVectors, Stage::Upper);
         let (of_magnitudes, told) = (false, false);
-        Self { names, form, view, rows, ties, hidden, group_of, groups, locals, stage, of_magnitudes, told }
+        Self {
+            names,
+            form,
+            view,
+            rows,
+            ties,
+            hidden,
+            group_of,
+            groups,
+            locals,
+            stage,
+            of_magnitudes,
+            told,
+            listed: LISTED,
+        }
     }
 
     /// Asks for the values of the m-th largest alone: what ties with them does not matter.
@@ -229,30 +272,34 @@ impl<'a> Largest<'a> {
         (workers + 1) * counts * table_bytes()
     }
 
-    /// Adds what a thread has counted to its group.
+    /// Adds what a thread has counted or listed to its group.
     fn flush(&self, local: &mut Local) {
-        if local.counts.is_empty() {
+        if self.groups.is_empty() {
             return;
         }
         let mut data = lock(&self.groups[local.group].data);
-        if data.counts.is_empty() {
+        if data.counts.is_empty() && !local.counts.is_empty() {
             std::mem::swap(&mut data.counts, &mut local.counts);
         } else {
             data.counts.iter_mut().zip(&local.counts).for_each(|(t, w)| *t += w);
             local.counts.fill(0);
         }
+        data.lists.iter_mut().zip(&mut local.lists).for_each(|(all, own)| all.append(own));
     }
 
-    /// The counts of a thread, for this group.
-    fn counts_of<'l>(&self, local: &'l mut Local, group: usize) -> (&'l [Vec<u32>], &'l mut [u64]) {
+    /// What a thread has seen so far of this group.
+    fn local_of<'l>(&self, local: &'l mut Local, group: usize) -> &'l mut Local {
         if local.group != group {
             self.flush(local);
             local.group = group;
         }
-        if local.counts.is_empty() {
-            local.counts = vec![0; self.groups[group].goals.len() * DIGITS];
+        let goals = self.groups[group].goals.len();
+        if self.stage == Stage::Lower && self.groups[group].lists {
+            local.lists.resize_with(goals, Vec::new);
+        } else if local.counts.is_empty() {
+            local.counts = vec![0; goals * TABLE];
         }
-        (&local.keys, &mut local.counts)
+        local
     }
 
     fn count_upper(&self, group: usize, local: &mut Local, first: u64) {
@@ -263,28 +310,40 @@ impl<'a> Largest<'a> {
             return;
         }
         let goals = g.goals.len() / self.rows;
-        let (keys, counts) = self.counts_of(local, group);
-        for (keys, counts) in keys.iter().zip(counts.chunks_exact_mut(goals * DIGITS)) {
-            for key in keys {
-                counts[(key >> 16) as usize] += 1;
-            }
+        let Local { keys, counts, .. } = self.local_of(local, group);
+        for (keys, counts) in keys.iter().zip(counts.chunks_exact_mut(goals * TABLE)) {
+            let (counts, _) = counts.split_first_chunk_mut::<TABLE>().expect("a table for each goal");
+            count_digits(keys, counts);
         }
     }
 
-    fn count_lower(&self, group: usize, local: &mut Local) {
+    fn count_lower(&self, group: usize, local: &mut Local, first: u64) {
+        if self.groups[group].lists {
+            return self.list(group, local, first);
+        }
         let goals = &self.groups[group].goals;
         let per_row = goals.len() / self.rows;
-        let (keys, counts) = self.counts_of(local, group);
-        for (i, (goal, counts)) in goals.iter().zip(counts.chunks_exact_mut(DIGITS)).enumerate() {
+        let Local { keys, counts, .. } = self.local_of(local, group);
+        for (i, (goal, counts)) in goals.iter().zip(counts.chunks_exact_mut(TABLE)).enumerate() {
             if goal.bar.is_none() {
-                for key in keys[i / per_row].iter().filter(|&k| k >> 16 == goal.bucket) {
-                    counts[(key & 0xffff) as usize] += 1;
-                }
+                kernel::for_each_in_bucket(&keys[i / per_row], goal.bucket, |digit| counts[usize::from(digit)] += 1);
                 if self.told {
                     let above = keys[i / per_row].iter().filter(|&k| k >> 16 > goal.bucket).count();
                     goal.seen_above.fetch_add(above as u64, Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    fn list(&self, group: usize, local: &mut Local, first: u64) {
+        let goals = &self.groups[group].goals;
+        let per_row = goals.len() / self.rows;
+        let Local { keys, lists, .. } = self.local_of(local, group);
+        for (i, (goal, list)) in goals.iter().zip(&mut *lists).enumerate().filter(|(_, (g, _))| g.bar.is_none()) {
+            kernel::for_each_in_bucket(&keys[i / per_row], goal.bucket, |digit| list.push(Listed { first, digit }));
+        }
+        if lists.iter().any(|l| l.len() >= LISTED_BY_THREAD) {
+            self.flush(local);
         }
     }
 
@@ -299,7 +358,7 @@ impl<'a> Largest<'a> {
     }
 
     fn end_upper(&mut self) {
-        let (hidden, rows, ties) = (self.hidden, self.rows, self.ties);
+        let (hidden, rows, ties, listed) = (self.hidden, self.rows, self.ties, self.listed);
         for group in &mut self.groups {
             let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
             if group.small {
@@ -308,16 +367,23 @@ impl<'a> Largest<'a> {
             } else if !data.counts.is_empty() {
                 let per_row = group.goals.len() / rows;
                 for (i, goal) in group.goals.iter_mut().enumerate().filter(|(_, g)| g.bar.is_none()) {
-                    let counts = &mut data.counts[i / per_row * per_row * DIGITS..][..DIGITS];
+                    let counts = &mut data.counts[i / per_row * per_row * TABLE..][..TABLE];
                     let hide = (hidden.0 >> 16) as usize;
+                    gather_spare(counts);
                     counts[hide] += hidden.1;
-                    (goal.bucket, goal.above, goal.inside) = locate(counts, goal.count);
+                    (goal.bucket, goal.above, goal.inside) = locate(&counts[..DIGITS], goal.count);
                     counts[hide] -= hidden.1;
                 }
                 data.counts.fill(0);
             } else {
                 // Nothing was shown: everything is hidden.
                 group.goals.iter_mut().filter(|g| g.bar.is_none()).for_each(|g| g.stay(hidden.0));
+            }
+            let open = || group.goals.iter().filter(|g| g.bar.is_none());
+            group.lists = ties == Ties::Cut && open().all(|g| g.inside <= listed);
+            if group.lists && open().next().is_some() {
+                let list = |g: &Goal| Vec::with_capacity(if g.bar.is_none() { g.inside as usize } else { 0 });
+                *data = Data { lists: group.goals.iter().map(list).collect(), ..Data::default() };
             }
         }
     }
@@ -331,7 +397,7 @@ impl<'a> Largest<'a> {
                 let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let mut goals = group.goals.iter_mut().enumerate().filter(|(_, g)| g.bar.is_none());
                 goals.any(|(i, goal)| {
-                    let inside: u64 = data.counts.get(i * DIGITS..(i + 1) * DIGITS).map_or(0, |c| c.iter().sum());
+                    let inside: u64 = data.counts.get(i * TABLE..(i + 1) * TABLE).map_or(0, |c| c.iter().sum());
                     goal.inside != inside + hides(hidden.0 >> 16 == goal.bucket)
                         || goal.above != *goal.seen_above.get_mut() + hides(hidden.0 >> 16 > goal.bucket)
                 })
@@ -353,15 +419,21 @@ impl<'a> Largest<'a> {
         let (hidden, ties) = (self.hidden, self.ties);
         for group in self.groups.iter_mut().filter(|g| g.goals.iter().any(|g| g.bar.is_none())) {
             let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
-            data.counts.resize(group.goals.len() * DIGITS, 0);
-            for (goal, counts) in group.goals.iter_mut().zip(data.counts.chunks_exact_mut(DIGITS)) {
+            if group.lists {
+                let lists = std::mem::take(&mut data.lists);
+                let open = group.goals.iter_mut().zip(lists).filter(|(g, _)| g.bar.is_none());
+                open.for_each(|(goal, list)| goal.settle(list));
+                continue;
+            }
+            data.counts.resize(group.goals.len() * TABLE, 0);
+            for (goal, counts) in group.goals.iter_mut().zip(data.counts.chunks_exact_mut(TABLE)) {
                 if goal.bar.is_some() {
                     continue;
                 }
                 if hidden.0 >> 16 == goal.bucket {
                     counts[(hidden.0 & 0xffff) as usize] += hidden.1;
                 }
-                let (digit, above, equal) = locate(counts, goal.count - goal.above);
+                let (digit, above, equal) = locate(&counts[..DIGITS], goal.count - goal.above);
                 goal.above += above;
                 goal.key = goal.bucket << 16 | digit;
                 if ties == Ties::Stay || goal.count - goal.above == equal {
@@ -389,7 +461,8 @@ impl Group {
         };
         let goals: Vec<Goal> = counts.iter().flatten().map(goal).collect();
         assert!(counts.iter().all(|c| c.len() == counts[0].len()), "rows ask for equally many counts");
-        Self { rows: counts.len(), elements, small: elements <= SMALL_ELEMENTS, goals, data: Mutex::default() }
+        let small = elements <= SMALL_ELEMENTS;
+        Self { rows: counts.len(), elements, small, lists: false, goals, data: Mutex::default() }
     }
 
     fn is_open(&self) -> bool {
@@ -401,6 +474,20 @@ impl Goal {
     /// All keys equal to the bar's are taken.
     fn stay(&mut self, key: u32) {
         self.bar = Some(Bar { key, first: u64::MAX, quota: 0 });
+    }
+
+    /// Finds the bar among all values of the bucket.
+    fn settle(&mut self, mut list: Vec<Listed>) {
+        list.sort_unstable_by_key(|l| (std::cmp::Reverse(l.digit), l.first));
+        let digit = list[(self.count - self.above) as usize - 1].digit;
+        let above = list.partition_point(|l| l.digit > digit);
+        self.above += above as u64;
+        self.key = self.bucket << 16 | u32::from(digit);
+        let equal = &list[above..][..list[above..].partition_point(|l| l.digit == digit)];
+        if self.count - self.above == equal.len() as u64 {
+            return self.stay(self.key);
+        }
+        equal.chunk_by(|a, b| a.first == b.first).for_each(|block| self.see(block[0].first, block.len() as u64));
     }
 
     /// Takes in the next block's number of equal keys.
@@ -450,6 +537,26 @@ impl Data {
     }
 }
 
+/// Counts upper digits.
+fn count_digits(keys: &[u32], counts: &mut [u64; TABLE]) {
+    let (chunks, rest) = keys.as_chunks::<SPARE>();
+    for keys in chunks {
+        for (lane, key) in keys.iter().enumerate() {
+            let digit = (key >> 16) as usize;
+            counts[if digit == 0 { DIGITS + lane } else { digit }] += 1;
+        }
+    }
+    for key in rest {
+        counts[(key >> 16) as usize] += 1;
+    }
+}
+
+/// Adds what lies in the spare places to digit 0.
+fn gather_spare(counts: &mut [u64]) {
+    let (digits, spare) = counts.split_at_mut(DIGITS);
+    digits[0] += spare.iter_mut().map(std::mem::take).sum::<u64>();
+}
+
 /// The digit of the `count`-th largest, how many values lie above it, and how many have it.
 fn locate(counts: &[u64], count: u64) -> (u32, u64, u64) {
     let mut above = 0;
@@ -463,7 +570,7 @@ fn locate(counts: &[u64], count: u64) -> (u32, u64, u64) {
 }
 
 fn table_bytes() -> usize {
-    DIGITS * size_of::<u64>()
+    TABLE * size_of::<u64>()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -489,7 +596,7 @@ impl Statistic for Largest<'_> {
         (self.view)(&block, &mut local.keys);
         match self.stage {
             Stage::Upper => self.count_upper(group, local, block.place.first),
-            Stage::Lower => self.count_lower(group, local),
+            Stage::Lower => self.count_lower(group, local, block.place.first),
             Stage::Equal => self.count_equal(group, local, block.place.first, sums),
         }
     }
@@ -511,10 +618,10 @@ impl Statistic for Largest<'_> {
         self.told = true;
         let group = &mut self.groups[0];
         let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
-        data.counts.resize(group.goals.len() * DIGITS, 0);
+        data.counts.resize(group.goals.len() * TABLE, 0);
         let per_row = group.goals.len() / self.rows;
         for &(bin, count) in histogram {
-            data.counts[task * per_row * DIGITS + usize::from(bin)] += count;
+            data.counts[task * per_row * TABLE + usize::from(bin)] += count;
         }
     }
 
@@ -522,7 +629,7 @@ impl Statistic for Largest<'_> {
         for worker in 0..self.locals.len() {
             let mut local = std::mem::take(&mut *lock(&self.locals[worker]));
             self.flush(&mut local);
-            local.counts = Vec::new();
+            (local.counts, local.lists) = (Vec::new(), Vec::new());
             *lock(&self.locals[worker]) = local;
         }
         if self.stage == Stage::Lower && self.was_deceived() {
@@ -610,13 +717,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_the_first_m_of_a_stable_sort_are_taken(values in values(), small: bool) {
+        fn exactly_the_first_m_of_a_stable_sort_are_taken(values in values(), small: bool, lists: bool) {
             let mut order: Vec<usize> = (0..values.len()).collect();
             order.sort_by(|&a, &b| values[b].abs().total_cmp(&values[a].abs()));
             for count in 0..=values.len() {
                 let asked = vec![(0, values.len() as u64, vec![vec![count as u64, 1]])];
                 let mut largest = Largest::per_tensor(MAGNITUDES, magnitudes(), asked, 2);
                 largest.groups[0].small = small;
+                largest.listed = if lists { LISTED } else { 0 };
                 let mut want = order[..count].to_vec();
                 want.sort_unstable();
                 prop_assert_eq!(taken(bars(largest, &values)[0], &values), want);
