@@ -1,5 +1,7 @@
 //! Numbers as unsigned keys of the same order, for counting digits.
 
+use super::simd;
+
 /// The key of a magnitude: the sign is dropped, 0 has the smallest key. NaN ranks above infinity.
 #[inline(always)]
 pub fn magnitude_key(x: f32) -> u32 {
@@ -26,20 +28,43 @@ pub fn number_of_key(key: u32) -> f32 {
 /// Keys that are looked at together.
 const CHUNK: usize = 32;
 
-/// Calls `f` with the lower digit of each key whose upper digit is `bucket`. Quick where they are few.
+/// Counts the keys whose upper digit is `bucket` and whose lower digit is 0. Calls `f` with the lower digit of the others in
+/// that bucket: quick where they are few.
 #[inline(always)]
-pub fn for_each_in_bucket(keys: &[u32], bucket: u32, mut f: impl FnMut(u16)) {
-    let (chunks, rest) = keys.as_chunks::<CHUNK>();
-    for keys in chunks {
-        let mut any = 0;
-        for key in keys {
-            any |= u32::from(key >> 16 == bucket);
-        }
-        if any != 0 {
-            keys.iter().filter(|&key| key >> 16 == bucket).for_each(|key| f(*key as u16));
-        }
-    }
-    rest.iter().filter(|&key| key >> 16 == bucket).for_each(|key| f(*key as u16));
+pub fn count_in_bucket(keys: &[u32], bucket: u32, mut f: impl FnMut(u16)) -> u64 {
+    simd(
+        #[inline(always)]
+        || {
+            let (chunks, rest) = keys.as_chunks::<CHUNK>();
+            let mut zeros = [0u32; CHUNK];
+            for keys in chunks {
+                let mut others = 0;
+                for i in 0..CHUNK {
+                    zeros[i] += u32::from(keys[i] == bucket << 16);
+                    others |= u32::from(keys[i] >> 16 == bucket) & u32::from(keys[i] & 0xffff != 0);
+                }
+                if others != 0 {
+                    for key in keys {
+                        if is_other(*key, bucket) {
+                            f(*key as u16);
+                        }
+                    }
+                }
+            }
+            for key in rest {
+                zeros[0] += u32::from(*key == bucket << 16);
+                if is_other(*key, bucket) {
+                    f(*key as u16);
+                }
+            }
+            zeros.iter().map(|&n| u64::from(n)).sum()
+        },
+    )
+}
+
+#[inline(always)]
+fn is_other(key: u32, bucket: u32) -> bool {
+    key >> 16 == bucket && key & 0xffff != 0
 }
 
 #[cfg(test)]
@@ -48,11 +73,12 @@ mod tests {
 
     #[test]
     fn keys_of_a_bucket_are_found_wherever_they_lie() {
+        let of_bucket = |i: u32| if i.is_multiple_of(2) { 5 << 16 } else { 5 << 16 | i };
         let keys: Vec<u32> =
-            (0..77).map(|i| if [3, 31, 32, 70].contains(&i) { 5 << 16 | i } else { i << 16 | 9 }).collect();
+            (0..77).map(|i| if [3, 30, 31, 32, 70, 75].contains(&i) { of_bucket(i) } else { i << 20 }).collect();
         let mut found = Vec::new();
-        for_each_in_bucket(&keys, 5, |digit| found.push(digit));
-        assert_eq!(found, [3, 9, 31, 32, 70]);
+        assert_eq!(count_in_bucket(&keys, 5, |digit| found.push(digit)), 3);
+        assert_eq!(found, [3, 31, 75]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use count::{Change, change, first_beyond, first_non_finite};
 pub use deviate::{deviations, dot, magnitudes, squares};
 pub use elect::{Agreed, drop_where_set, elect, elect_sum, keep_above, select_weighted, trim};
 pub use element::{element_deviations, element_magnitudes};
-pub use keys::{for_each_in_bucket, magnitude_key, magnitude_of_key, number_of_key, signed_key};
+pub use keys::{count_in_bucket, magnitude_key, magnitude_of_key, number_of_key, signed_key};
 pub use random::{keep_at_random, keep_by_rank, keep_each_at_random};
 
 use pulp::Arch;

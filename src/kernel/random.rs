@@ -128,23 +128,36 @@ pub fn keep_by_rank(key: u64, first: u64, density: f64, epsilon: f64, x: &mut [f
     x.copy_from_slice(&kept);
 }
 
-/// How many values of a row lie below each bin.
+/// The ranks that values of a row can have, by bins.
 struct Bins {
     /// The bin of the largest magnitude, counted from the smallest.
     top: u32,
-    below: [i32; BINS + 1],
+    /// The lowest rank of the bin's next value.
+    low: [i32; BINS],
+    /// How far its rank may lie above that.
+    spread: [i32; BINS],
+    /// 1 where all magnitudes of the bin are equal, so that ranks go by place; else 0.
+    step: [i32; BINS],
 }
 
 impl Bins {
     #[inline(always)]
     fn of(x: &[f32]) -> Self {
         let top = x.iter().fold(0, |m, v| m.max(magnitude(*v))) >> BIN_SHIFT;
-        let mut bins = Self { top, below: [0; BINS + 1] };
+        let mut bins = Self { top, low: [0; BINS], spread: [0; BINS], step: [1; BINS] };
+        let mut seen = [u32::MAX; BINS];
         for v in x {
-            let bin = bins.bin(*v);
-            bins.below[bin + 1] += 1;
+            let (bin, own) = (bins.bin(*v), magnitude(*v));
+            bins.spread[bin] += 1;
+            bins.step[bin] &= i32::from(own == seen[bin] || seen[bin] == u32::MAX);
+            seen[bin] = own;
         }
-        (0..BINS).for_each(|i| bins.below[i + 1] += bins.below[i]);
+        let mut below = 0;
+        for bin in 0..BINS {
+            bins.low[bin] = below;
+            below += bins.spread[bin];
+            bins.spread[bin] = (1 - bins.step[bin]) * (bins.spread[bin] - 1);
+        }
         bins
     }
 
@@ -155,14 +168,15 @@ impl Bins {
 
     /// Drops values of too low a rank. Lists those whose rank is not known well enough, and returns how many there are.
     #[inline(always)]
-    fn judge(&self, needed: &[i32], x: &mut [f32], unsure: &mut [u32]) -> usize {
+    fn judge(&mut self, needed: &[i32], x: &mut [f32], unsure: &mut [u32]) -> usize {
         let mut count = 0;
         for ((i, v), &needed) in (0..).zip(x).zip(needed) {
             let bin = self.bin(*v);
-            let (low, high) = (self.below[bin], self.below[bin + 1] - 1);
+            let low = self.low[bin];
+            self.low[bin] += self.step[bin];
             // No branches: they would go either way half of the time.
             unsure[count] = i;
-            let near = [low < needed + MARGIN, high > needed - MARGIN, magnitude(*v) != 0];
+            let near = [low < needed + MARGIN, low + self.spread[bin] > needed - MARGIN, magnitude(*v) != 0];
             count += near.iter().fold(1, |all, near| all & usize::from(*near));
             *v = f32::from_bits(v.to_bits() & 0u32.wrapping_sub(u32::from(low > needed)));
         }

@@ -1,12 +1,14 @@
 //! Which values are the m largest: exactly, per tensor or over the whole model, by counting digits.
 //!
 //! Values are ranked by 32-bit keys. The first pass counts upper digits, which tells the bucket of the m-th largest; the
-//! second counts lower digits inside that bucket, or lists its values with their places if they are few. Where more values tie
-//! with the m-th than there is room for, the list tells the place up to which they are taken; without one a third pass over
-//! these tensors does. Tensors of few elements are kept and sorted instead: one pass. Memory: [`Largest::tensor_bytes`] for each tensor and [`Largest::local_bytes`] for the threads, or [`Largest::resident_bytes`].
+//! second counts lower digits inside that bucket. Where more values tie with the m-th than there is room for, the place up to
+//! which they are taken must be found. Values of 16 bits tie most, and their differences mostly have lower digit 0: so the
+//! second pass notes how many of these each block has. For other ties a third pass over these tensors counts. Tensors of few
+//! elements are kept and sorted instead: one pass. Memory: [`Largest::tensor_bytes`] for each tensor and [`Largest::local_bytes`] for the threads, or [`Largest::resident_bytes`].
 
 use super::{Block, Finding, Form, Progress, Statistic, Survey};
 use crate::kernel;
+use crate::limits::BLOCK_ELEMENTS;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,14 +22,11 @@ const SPARE: usize = 8;
 /// The counts of one ranking: digits, then the spare places.
 const TABLE: usize = DIGITS + SPARE;
 
-/// Values of a bucket that are listed instead of counted, at most: they take no more memory than the counts would.
-const LISTED: u64 = DIGITS as u64;
-
-/// Listed values that a thread keeps to itself.
-const LISTED_BY_THREAD: usize = 4096;
-
 /// Tensors of at most this many elements are kept: they take no more memory than the counts would.
 const SMALL_ELEMENTS: u64 = (DIGITS * size_of::<u64>() / size_of::<u32>()) as u64;
+
+/// Elements of a block, at least.
+const BLOCK_LEAST: usize = BLOCK_ELEMENTS / 2;
 
 /// Writes the keys of a block's elements, row by row.
 pub type View<'a> = Box<dyn Fn(&Block<'_>, &mut [Vec<u32>]) + Send + Sync + 'a>;
@@ -107,6 +106,8 @@ struct Goal {
     /// Keys above the bucket that the second pass has seen; counted only where the first was told.
     seen_above: AtomicU64,
     key: u32,
+    /// Keys of the bucket whose lower digit is 0, by block.
+    zeros: Vec<u32>,
     /// Equal keys seen in blocks so far.
     seen: u64,
     bar: Option<Bar>,
@@ -120,15 +121,6 @@ struct Data {
     keys: Vec<u32>,
     /// Elements of the blocks that small tensors came in.
     block: usize,
-    /// `[row][goal]`: the values of the bucket, in no order.
-    lists: Vec<Vec<Listed>>,
-}
-
-/// A value of a goal's bucket: the first element of its block, and its lower digit.
-#[derive(Clone, Copy, Debug)]
-struct Listed {
-    first: u64,
-    digit: u16,
 }
 
 #[derive(Debug)]
@@ -136,8 +128,8 @@ struct Group {
     rows: usize,
     elements: u64,
     small: bool,
-    /// Whether the second pass lists values instead of counting them.
-    lists: bool,
+    /// Elements of its blocks, but for the last.
+    block: u64,
     /// `[row][goal]`.
     goals: Vec<Goal>,
     data: Mutex<Data>,
@@ -148,8 +140,6 @@ struct Local {
     keys: Vec<Vec<u32>>,
     /// `[row][goal][digit]`, of one group.
     counts: Vec<u64>,
-    /// `[row][goal]`, of the same group.
-    lists: Vec<Vec<Listed>>,
     group: usize,
 }
 
@@ -170,8 +160,6 @@ pub struct Largest<'a> {
     of_magnitudes: bool,
     /// Whether some upper digits were not counted but told.
     told: bool,
-    /// Values of a bucket that are listed, at most.
-    listed: u64,
 }
 
 /// What is asked of one tensor: its index, its elements, and the counts m for each row.
@@ -212,21 +200,7 @@ impl<'a> Largest<'a> {
         let locals = (0..workers).map(|_| local()).collect();
         let (form, stage) = (Form::TaskVectors, Stage::Upper);
         let (of_magnitudes, told) = (false, false);
-        Self {
-            names,
-            form,
-            view,
-            rows,
-            ties,
-            hidden,
-            group_of,
-            groups,
-            locals,
-            stage,
-            of_magnitudes,
-            told,
-            listed: LISTED,
-        }
+        Self { names, form, view, rows, ties, hidden, group_of, groups, locals, stage, of_magnitudes, told }
     }
 
     /// Asks for the values of the m-th largest alone: what ties with them does not matter.
@@ -259,7 +233,8 @@ impl<'a> Largest<'a> {
     /// Bytes that one tensor of so many elements takes, for so many counts over all rows.
     pub fn tensor_bytes(elements: u64, counts: usize) -> usize {
         let of_count = if elements <= SMALL_ELEMENTS { elements as usize * size_of::<u32>() } else { table_bytes() };
-        counts * (of_count + size_of::<Goal>()) + 256
+        let notes = elements as usize / BLOCK_LEAST * size_of::<u32>();
+        counts * (of_count + notes + size_of::<Goal>()) + 256
     }
 
     /// Bytes that the whole model and threads take.
@@ -272,34 +247,30 @@ impl<'a> Largest<'a> {
         (workers + 1) * counts * table_bytes()
     }
 
-    /// Adds what a thread has counted or listed to its group.
+    /// Adds what a thread has counted to its group.
     fn flush(&self, local: &mut Local) {
-        if self.groups.is_empty() {
+        if local.counts.is_empty() {
             return;
         }
         let mut data = lock(&self.groups[local.group].data);
-        if data.counts.is_empty() && !local.counts.is_empty() {
+        if data.counts.is_empty() {
             std::mem::swap(&mut data.counts, &mut local.counts);
         } else {
             data.counts.iter_mut().zip(&local.counts).for_each(|(t, w)| *t += w);
             local.counts.fill(0);
         }
-        data.lists.iter_mut().zip(&mut local.lists).for_each(|(all, own)| all.append(own));
     }
 
-    /// What a thread has seen so far of this group.
-    fn local_of<'l>(&self, local: &'l mut Local, group: usize) -> &'l mut Local {
+    /// The counts of a thread, for this group.
+    fn counts_of<'l>(&self, local: &'l mut Local, group: usize) -> (&'l [Vec<u32>], &'l mut [u64]) {
         if local.group != group {
             self.flush(local);
             local.group = group;
         }
-        let goals = self.groups[group].goals.len();
-        if self.stage == Stage::Lower && self.groups[group].lists {
-            local.lists.resize_with(goals, Vec::new);
-        } else if local.counts.is_empty() {
-            local.counts = vec![0; goals * TABLE];
+        if local.counts.is_empty() {
+            local.counts = vec![0; self.groups[group].goals.len() * TABLE];
         }
-        local
+        (&local.keys, &mut local.counts)
     }
 
     fn count_upper(&self, group: usize, local: &mut Local, first: u64) {
@@ -310,40 +281,30 @@ impl<'a> Largest<'a> {
             return;
         }
         let goals = g.goals.len() / self.rows;
-        let Local { keys, counts, .. } = self.local_of(local, group);
+        let (keys, counts) = self.counts_of(local, group);
         for (keys, counts) in keys.iter().zip(counts.chunks_exact_mut(goals * TABLE)) {
             let (counts, _) = counts.split_first_chunk_mut::<TABLE>().expect("a table for each goal");
             count_digits(keys, counts);
         }
     }
 
-    fn count_lower(&self, group: usize, local: &mut Local, first: u64) {
-        if self.groups[group].lists {
-            return self.list(group, local, first);
-        }
+    fn count_lower(&self, group: usize, local: &mut Local, first: u64, sums: &mut Vec<f64>) {
         let goals = &self.groups[group].goals;
         let per_row = goals.len() / self.rows;
-        let Local { keys, counts, .. } = self.local_of(local, group);
+        let (keys, counts) = self.counts_of(local, group);
+        sums.push(first as f64);
         for (i, (goal, counts)) in goals.iter().zip(counts.chunks_exact_mut(TABLE)).enumerate() {
+            let mut zeros = 0;
             if goal.bar.is_none() {
-                kernel::for_each_in_bucket(&keys[i / per_row], goal.bucket, |digit| counts[usize::from(digit)] += 1);
+                let keys = &keys[i / per_row];
+                zeros = kernel::count_in_bucket(keys, goal.bucket, |digit| counts[usize::from(digit)] += 1);
+                counts[0] += zeros;
                 if self.told {
-                    let above = keys[i / per_row].iter().filter(|&k| k >> 16 > goal.bucket).count();
+                    let above = keys.iter().filter(|&k| k >> 16 > goal.bucket).count();
                     goal.seen_above.fetch_add(above as u64, Ordering::Relaxed);
                 }
             }
-        }
-    }
-
-    fn list(&self, group: usize, local: &mut Local, first: u64) {
-        let goals = &self.groups[group].goals;
-        let per_row = goals.len() / self.rows;
-        let Local { keys, lists, .. } = self.local_of(local, group);
-        for (i, (goal, list)) in goals.iter().zip(&mut *lists).enumerate().filter(|(_, (g, _))| g.bar.is_none()) {
-            kernel::for_each_in_bucket(&keys[i / per_row], goal.bucket, |digit| list.push(Listed { first, digit }));
-        }
-        if lists.iter().any(|l| l.len() >= LISTED_BY_THREAD) {
-            self.flush(local);
+            sums.push(zeros as f64);
         }
     }
 
@@ -358,7 +319,7 @@ impl<'a> Largest<'a> {
     }
 
     fn end_upper(&mut self) {
-        let (hidden, rows, ties, listed) = (self.hidden, self.rows, self.ties, self.listed);
+        let (hidden, rows, ties) = (self.hidden, self.rows, self.ties);
         for group in &mut self.groups {
             let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
             if group.small {
@@ -378,12 +339,6 @@ impl<'a> Largest<'a> {
             } else {
                 // Nothing was shown: everything is hidden.
                 group.goals.iter_mut().filter(|g| g.bar.is_none()).for_each(|g| g.stay(hidden.0));
-            }
-            let open = || group.goals.iter().filter(|g| g.bar.is_none());
-            group.lists = ties == Ties::Cut && open().all(|g| g.inside <= listed);
-            if group.lists && open().next().is_some() {
-                let list = |g: &Goal| Vec::with_capacity(if g.bar.is_none() { g.inside as usize } else { 0 });
-                *data = Data { lists: group.goals.iter().map(list).collect(), ..Data::default() };
             }
         }
     }
@@ -419,12 +374,6 @@ impl<'a> Largest<'a> {
         let (hidden, ties) = (self.hidden, self.ties);
         for group in self.groups.iter_mut().filter(|g| g.goals.iter().any(|g| g.bar.is_none())) {
             let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
-            if group.lists {
-                let lists = std::mem::take(&mut data.lists);
-                let open = group.goals.iter_mut().zip(lists).filter(|(g, _)| g.bar.is_none());
-                open.for_each(|(goal, list)| goal.settle(list));
-                continue;
-            }
             data.counts.resize(group.goals.len() * TABLE, 0);
             for (goal, counts) in group.goals.iter_mut().zip(data.counts.chunks_exact_mut(TABLE)) {
                 if goal.bar.is_some() {
@@ -436,8 +385,11 @@ impl<'a> Largest<'a> {
                 let (digit, above, equal) = locate(&counts[..DIGITS], goal.count - goal.above);
                 goal.above += above;
                 goal.key = goal.bucket << 16 | digit;
+                let zeros = std::mem::take(&mut goal.zeros);
                 if ties == Ties::Stay || goal.count - goal.above == equal {
                     goal.stay(goal.key);
+                } else if digit == 0 {
+                    zeros.iter().zip(0..).for_each(|(&n, i)| goal.see(i * group.block, u64::from(n)));
                 }
             }
             *data = Data::default();
@@ -457,12 +409,22 @@ impl Group {
                 n if n >= elements => Some(Bar::ALL),
                 _ => None,
             };
-            Goal { count, bucket: 0, above: 0, inside: 0, seen_above: AtomicU64::new(0), key: 0, seen: 0, bar }
+            Goal {
+                count,
+                bucket: 0,
+                above: 0,
+                inside: 0,
+                seen_above: AtomicU64::new(0),
+                key: 0,
+                zeros: Vec::new(),
+                seen: 0,
+                bar,
+            }
         };
         let goals: Vec<Goal> = counts.iter().flatten().map(goal).collect();
         assert!(counts.iter().all(|c| c.len() == counts[0].len()), "rows ask for equally many counts");
         let small = elements <= SMALL_ELEMENTS;
-        Self { rows: counts.len(), elements, small, lists: false, goals, data: Mutex::default() }
+        Self { rows: counts.len(), elements, small, block: 0, goals, data: Mutex::default() }
     }
 
     fn is_open(&self) -> bool {
@@ -474,20 +436,6 @@ impl Goal {
     /// All keys equal to the bar's are taken.
     fn stay(&mut self, key: u32) {
         self.bar = Some(Bar { key, first: u64::MAX, quota: 0 });
-    }
-
-    /// Finds the bar among all values of the bucket.
-    fn settle(&mut self, mut list: Vec<Listed>) {
-        list.sort_unstable_by_key(|l| (std::cmp::Reverse(l.digit), l.first));
-        let digit = list[(self.count - self.above) as usize - 1].digit;
-        let above = list.partition_point(|l| l.digit > digit);
-        self.above += above as u64;
-        self.key = self.bucket << 16 | u32::from(digit);
-        let equal = &list[above..][..list[above..].partition_point(|l| l.digit == digit)];
-        if self.count - self.above == equal.len() as u64 {
-            return self.stay(self.key);
-        }
-        equal.chunk_by(|a, b| a.first == b.first).for_each(|block| self.see(block[0].first, block.len() as u64));
     }
 
     /// Takes in the next block's number of equal keys.
@@ -596,15 +544,22 @@ impl Statistic for Largest<'_> {
         (self.view)(&block, &mut local.keys);
         match self.stage {
             Stage::Upper => self.count_upper(group, local, block.place.first),
-            Stage::Lower => self.count_lower(group, local, block.place.first),
+            Stage::Lower => self.count_lower(group, local, block.place.first, sums),
             Stage::Equal => self.count_equal(group, local, block.place.first, sums),
         }
     }
 
     fn fold(&mut self, tensor: usize, sums: &[f64]) {
-        let goals = &mut self.groups[self.group_of[&tensor]].goals;
-        for block in sums.chunks_exact(1 + goals.len()) {
-            goals.iter_mut().zip(&block[1..]).for_each(|(g, &equal)| g.see(block[0] as u64, equal as u64));
+        let group = &mut self.groups[self.group_of[&tensor]];
+        for block in sums.chunks_exact(1 + group.goals.len()) {
+            let first = block[0] as u64;
+            let goals = group.goals.iter_mut().zip(&block[1..]);
+            if self.stage == Stage::Equal {
+                goals.for_each(|(g, &equal)| g.see(first, equal as u64));
+            } else if self.ties == Ties::Cut {
+                group.block = if group.block == 0 { first } else { group.block };
+                goals.filter(|(g, _)| g.bar.is_none()).for_each(|(g, &zeros)| g.zeros.push(zeros as u32));
+            }
         }
     }
 
@@ -629,7 +584,7 @@ impl Statistic for Largest<'_> {
         for worker in 0..self.locals.len() {
             let mut local = std::mem::take(&mut *lock(&self.locals[worker]));
             self.flush(&mut local);
-            (local.counts, local.lists) = (Vec::new(), Vec::new());
+            local.counts = Vec::new();
             *lock(&self.locals[worker]) = local;
         }
         if self.stage == Stage::Lower && self.was_deceived() {
@@ -717,14 +672,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_the_first_m_of_a_stable_sort_are_taken(values in values(), small: bool, lists: bool) {
+        fn exactly_the_first_m_of_a_stable_sort_are_taken(values in values(), small: bool) {
             let mut order: Vec<usize> = (0..values.len()).collect();
             order.sort_by(|&a, &b| values[b].abs().total_cmp(&values[a].abs()));
             for count in 0..=values.len() {
                 let asked = vec![(0, values.len() as u64, vec![vec![count as u64, 1]])];
                 let mut largest = Largest::per_tensor(MAGNITUDES, magnitudes(), asked, 2);
                 largest.groups[0].small = small;
-                largest.listed = if lists { LISTED } else { 0 };
                 let mut want = order[..count].to_vec();
                 want.sort_unstable();
                 prop_assert_eq!(taken(bars(largest, &values)[0], &values), want);
