@@ -201,6 +201,16 @@ fn what_mergekit_files_carry_everywhere_is_accepted_with_a_note_each() {
 }
 
 #[test]
+fn a_removed_parameter_is_noted_and_one_that_nobody_reads_is_refused() {
+    let old = format!("{TASK_ARITHMETIC}parameters: {{embed_slerp: true}}\n");
+    let plan = Bench::new().plan(&old).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.contains("`embed_slerp` is gone from mergekit too")), "{:?}", plan.warnings);
+    let nobodys = TASK_ARITHMETIC.replacen("weight: 0.5", "weight: 0.5, residual_weight: 1", 1);
+    refused(&nobodys, &["residual_weight"]);
+    refused(&format!("{TASK_ARITHMETIC}dtype: bfloat\n"), &["did you mean `bfloat16`"]);
+}
+
+#[test]
 fn a_method_of_two_models_refuses_one_and_three() {
     let slerp = |names: &[&str]| {
         let models = names.iter().map(|n| format!("- {{model: ./{n}}}\n")).collect::<Vec<_>>().concat();

@@ -31,6 +31,9 @@ const KEYS: &[&str] = &[
 /// Parameters that mergekit files carry whatever the method.
 const CARRIED: &[&str] = &["int8_mask", "normalize", "rescale"];
 
+/// Parameters of old mergekit files.
+const REMOVED: &[&str] = &["embed_slerp"];
+
 /// What is needed to read parameters, and what is noted meanwhile.
 pub(super) struct Context {
     pub method: &'static Entry,
@@ -122,6 +125,7 @@ pub(super) fn parameters(node: &Node<'_>, context: &mut Context) -> Result<Param
             Some(p) => {
                 parameters.insert(p.name, Setting::parse(&child, p.kind)?);
             }
+            None if REMOVED.contains(&name) => notes.push(format!("`{name}` is gone from mergekit too: no effect")),
             None if CARRIED.contains(&name) => notes.push(format!("`{name}` has no effect on {}", method.name)),
             None => {
                 let names: Vec<&str> = method.parameters.iter().map(|p| p.name).collect();
