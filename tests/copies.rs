@@ -124,7 +124,10 @@ fn a_tensor_of_another_shape_is_merged_around_if_it_is_excluded() {
 #[test]
 fn copied_tensors_are_no_layers_of_lwptv() {
     let (out, report) = Bench::new().run(&format!("{SUM}exclude: [layers]\nlwptv: {{eta: 0}}\n"), "out");
-    assert_eq!(report.layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["embed_tokens.weight", "norm.weight"]);
+    assert_eq!(
+        report.layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
+        ["embed_tokens.weight", "norm.weight"]
+    );
     assert_eq!(values(&out)[1..3], [0.0, 0.0]);
 }
 

@@ -61,7 +61,8 @@ fn model(shift: f32, layers: u32) -> Model {
     let mut model = Model::default().f32("wte.weight", &[shift + 0.25, 1.0]);
     for layer in 0..layers {
         let value = 10.0 * layer as f32 + shift;
-        model = model.f32(&format!("h.{layer}.attn"), &[value, 1.0]).f32(&format!("h.{layer}.mlp"), &[value + 0.5, 2.0]);
+        model =
+            model.f32(&format!("h.{layer}.attn"), &[value, 1.0]).f32(&format!("h.{layer}.mlp"), &[value + 0.5, 2.0]);
     }
     model.f32("ln_f.weight", &[shift + 0.75, 3.0])
 }
@@ -92,7 +93,8 @@ fn every_exact_document_gives_what_mergekit_made_of_it() {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
-        let text = ["float16", "bfloat16"].iter().fold(text, |t, d| t.replace(&format!("dtype: {d}"), "dtype: float32"));
+        let text =
+            ["float16", "bfloat16"].iter().fold(text, |t, d| t.replace(&format!("dtype: {d}"), "dtype: float32"));
         let out = tempfile::tempdir().unwrap();
         let (out, folder) = (out.path().join("out"), root.join("slices"));
         merge(Recipe::parse(&text).unwrap(), &folder, &out, options(), Io::Mmap).unwrap();
@@ -152,7 +154,11 @@ fn one_slice_over_all_layers_is_the_models_form() {
     let sliced = sliced.replace("- {", "  - {");
     assert_eq!(bench.run(&form(&format!("slices:\n- sources:\n{sliced}")), "sliced").0, whole);
     let open = models.replace("- {", "  - {");
-    assert_eq!(bench.run(&form(&format!("slices:\n- sources:\n{open}")), "open").0, whole, "no layer_range: all layers");
+    assert_eq!(
+        bench.run(&form(&format!("slices:\n- sources:\n{open}")), "open").0,
+        whole,
+        "no layer_range: all layers"
+    );
 }
 
 #[test]
@@ -313,7 +319,11 @@ fn ranges_that_do_not_fit_are_refused_with_the_slice_and_the_range() {
         let sources = format!("{{model: ./a, layer_range: {a}}}, {{model: ./b, layer_range: {b}}}");
         format!("merge_method: linear\nparameters: {{weight: 1}}\nslices:\n- sources: [{sources}]\n")
     };
-    bench.refused(&two("[0, 2]", "[1, 4]"), 2, &["slices[0]", "layer_range [1, 4]: 3 layers of `./b`, but 2 of the first"]);
+    bench.refused(
+        &two("[0, 2]", "[1, 4]"),
+        2,
+        &["slices[0]", "layer_range [1, 4]: 3 layers of `./b`, but 2 of the first"],
+    );
     bench.refused(&two("[3, 5]", "[2, 4]"), 2, &["slices[0]", "layer_range [3, 5]: `./a` has 4 layers in `h`"]);
     for bad in ["[2, 2]", "[3, 1]", "[0]", "[-1, 2]", "[0, 1.5]", "[0, 1, 2]"] {
         bench.refused(&two(bad, "[0, 2]"), 2, &["slices[0].sources[0].layer_range: expected [FIRST, END]"]);

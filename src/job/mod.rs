@@ -8,12 +8,14 @@ mod machine;
 mod output;
 mod scoring;
 mod sides;
+mod stages;
 mod store;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use scoring::Scoring;
+pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
 pub use verify::check_output;
 
@@ -22,11 +24,11 @@ use crate::method::{Method, Scene, Shown};
 use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan, Taken};
 use crate::recipe::{Coefficients, Recipe};
-use crate::report::Report;
+use crate::report::{Report, StageReport};
 use crate::sink::{Existing, Shards, StagedFile, Staging};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::{Form, Survey};
-use crate::tensor::{Bytes, Inventory};
+use crate::tensor::Inventory;
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,7 +58,18 @@ impl std::fmt::Debug for dyn Progress + '_ {
 }
 
 /// Reads the headers of all models (paths are relative to `folder`) and makes the plan.
-pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+pub fn plan(recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+    plan_with(recipe, folder, links, options, &[])
+}
+
+/// The same where some models are `results` of stages, each with the names of what it is made from.
+fn plan_with(
+    mut recipe: Recipe,
+    folder: &Path,
+    links: Links,
+    options: Options,
+    results: &[(Inventory, Vec<String>)],
+) -> Result<Plan> {
     if let Some(name) = &recipe.coefficients {
         let path = folder.join(name);
         let missing = |e| Error::InputMissing { path: path.clone(), problem: format!("the coefficients: {e}") };
@@ -71,6 +84,10 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
     }
     let mut models: Vec<Inventory> = Vec::new();
     for reference in recipe.references() {
+        if let Some((result, _)) = results.iter().find(|(r, _)| r.label == reference) {
+            models.push(result.clone());
+            continue;
+        }
         models.push(match models.first().filter(|_| recipe.base.is_some()) {
             _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links)?,
             Some(base) => open_delta(reference, folder, base)?,
@@ -81,6 +98,9 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
         });
     }
     let mut plan = Plan::new(recipe, models, options)?;
+    for model in &mut plan.models {
+        model.made_from = results.iter().find(|(r, _)| r.label == model.label).map(|(_, names)| names.clone());
+    }
     let unplaced = output::unplaced_stacks(&plan, links)?;
     plan.warnings.extend(unplaced);
     Ok(plan)
@@ -96,11 +116,6 @@ fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Invent
 /// Fails if the machine has too little memory for the plan.
 pub fn check_memory(plan: &Plan) -> Result<()> {
     machine::check_memory(plan.budget.peak_bytes())
-}
-
-/// Bytes that the output takes on disk, with the reserve.
-pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
-    output::disk_bytes(plan, links)
 }
 
 /// Pass 1 alone: scores, thresholds and masks.
@@ -119,6 +134,11 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
 
 /// The whole merge: `out` appears when it is complete, or not at all.
 pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
+    merge_with(plan, out, run, Vec::new())
+}
+
+/// The same after `stages`.
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;
@@ -184,6 +204,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
         input_hashes,
         merge_error_bound: merge_error_bound(plan, method.as_ref()),
         runs,
+        stages,
         start,
     };
     let report = made.write(&staging)?;

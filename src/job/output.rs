@@ -6,8 +6,10 @@ use super::machine::peak_rss_bytes;
 use crate::error::{Error, Result};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
-use crate::plan::{Plan, Restack, Shard};
-use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
+use crate::plan::{Head, Plan, Restack, Shard};
+use crate::report::{
+    InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
+};
 use crate::sink::{ConfigEdits, Staging, card, find_side_files, free_bytes};
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
@@ -27,6 +29,7 @@ pub struct Made<'a> {
     pub input_hashes: Option<Vec<blake3::Hash>>,
     pub runs: Vec<PassRun>,
     pub merge_error_bound: Option<f64>,
+    pub stages: Vec<StageReport>,
     pub start: Instant,
 }
 
@@ -45,12 +48,16 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
 /// What changes in `config.json`.
 fn edits(plan: &Plan) -> ConfigEdits<'_> {
     let dtype = plan.recipe.dtype.filter(|_| plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
-    ConfigEdits { dtype, restacked: &plan.restacked, untied: plan.untied }
+    ConfigEdits { dtype, restacked: &plan.restacked, untied: plan.head == Head::Untied }
 }
 
 /// Warnings about stacks whose number of layers `config.json` does not tell.
 pub fn unplaced_stacks(plan: &Plan, links: Links) -> Result<Vec<String>> {
-    let files = if plan.restacked.is_empty() { Vec::new() } else { find_side_files(&plan.reference_model().path, links)? };
+    // The configuration of a stage's result is not there yet.
+    if plan.restacked.is_empty() || plan.reference_model().made_from.is_some() {
+        return Ok(Vec::new());
+    }
+    let files = find_side_files(&plan.reference_model().path, links)?;
     let config = files.iter().find(|f| f.name == "config.json");
     let json = config.map(|f| std::fs::read(&f.path).map_err(Error::io(&f.path, "read"))).transpose()?;
     let warning = |s: &Restack| {
@@ -133,6 +140,7 @@ impl Made<'_> {
             tensors: self.tensors(),
             outputs,
             merge_error_bound: self.merge_error_bound,
+            stages: self.stages,
             run: RunReport {
                 passes: self.runs,
                 bytes_written: self.outcome.bytes_written
@@ -155,7 +163,8 @@ impl Made<'_> {
         let input = |role: &'static str, model: usize| {
             let m = &plan.models[model];
             let files = m.files.clone().map(file).collect();
-            InputReport { role, path: m.path.display().to_string(), files, error_bound: m.error_bound }
+            let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
+            InputReport { role, path, files, error_bound: m.error_bound }
         };
         let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
         let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));

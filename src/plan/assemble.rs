@@ -8,7 +8,7 @@ use super::stack::{Stack, is_before_layers};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Slice, same_path};
 use crate::tensor::Inventory;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A tensor of the output and where it comes from.
@@ -133,7 +133,8 @@ impl<'a> Owners<'a> {
     }
 
     fn of(&self, tensor: &str) -> Option<usize> {
-        let begins = |name: &str| tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let begins =
+            |name: &str| tensor.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         let holds = |m: &usize| self.names[*m].is_none_or(begins);
         (0..self.names.len()).filter(holds).max_by_key(|m| self.names[*m].map(str::len))
     }
@@ -248,7 +249,10 @@ impl Part<'_> {
             } else if layers.len() != length {
                 format!("{range}: {} layers of `{reference}`, but {length} of the first source", layers.len())
             } else if stack.name != first.name {
-                format!("the layers of `{reference}` are in `{}`, those of the first source in `{}`", stack.name, first.name)
+                format!(
+                    "the layers of `{reference}` are in `{}`, those of the first source in `{}`",
+                    stack.name, first.name
+                )
             } else {
                 sources.push((model, layers));
                 continue;
@@ -259,17 +263,11 @@ impl Part<'_> {
     }
 
     /// Adds the tensors that `wanted` picks, by name: those of the first model in its order, then what only others have.
-    fn add_named(
-        &self,
-        slice: usize,
-        models: &[usize],
-        wanted: &dyn Fn(usize, &str) -> bool,
-        rows: &mut Vec<Row>,
-    ) {
-        for (source, &model) in models.iter().enumerate() {
+    fn add_named(&self, slice: usize, models: &[usize], wanted: &dyn Fn(usize, &str) -> bool, rows: &mut Vec<Row>) {
+        let mut seen = BTreeSet::new();
+        for &model in models {
             for t in &self.models.inventories[model].tensors {
-                let has = |m: &usize| self.models.by_name[*m].contains_key(t.name.as_str());
-                if !self.holds(&t.name) || !wanted(model, &t.name) || models[..source].iter().any(has) {
+                if !self.holds(&t.name) || !wanted(model, &t.name) || !seen.insert(t.name.as_str()) {
                     continue;
                 }
                 let cells = models.iter().map(|&m| self.models.find(m, &t.name)).collect();
@@ -291,10 +289,10 @@ impl Part<'_> {
         for i in 0..length {
             let depth = if length == 1 { 1.0 } else { i as f64 / (length - 1) as f64 };
             let layers: Vec<_> = sources.iter().map(|(m, range)| (*m, &stacks[m], range.start + i as u32)).collect();
-            let before = rows.len();
-            for (source, (_, stack, layer)) in layers.iter().enumerate() {
+            let mut seen = BTreeSet::new();
+            for (_, stack, layer) in &layers {
                 for (suffix, _) in stack.layer(*layer) {
-                    if layers[..source].iter().any(|(_, stack, layer)| stack.find_in(*layer, suffix).is_some()) {
+                    if !seen.insert(*suffix) {
                         continue;
                     }
                     let cell = |(model, stack, layer): &(usize, &Stack<'_>, u32)| {
@@ -304,7 +302,7 @@ impl Part<'_> {
                     rows.push(self.row(name, slice, Some(depth), layers.iter().map(cell).collect()));
                 }
             }
-            if rows.len() == before {
+            if seen.is_empty() {
                 let problem = format!("layer {} of `{}` holds no tensors", layers[0].2, layers[0].1.name);
                 return Err(Error::recipe(self.slices()[slice].place.clone(), problem));
             }
@@ -325,7 +323,8 @@ fn take_copies(recipe: &Recipe, models: &Models<'_>, rows: &mut [Row]) -> Result
         let mut used = false;
         for row in rows.iter_mut().filter(|r| matches(&r.name, &copy.filter)) {
             used = true;
-            let missing = || Error::recipe(copy.place.clone(), format!("`{}` has no tensor `{}`", copy.model, row.name));
+            let missing =
+                || Error::recipe(copy.place.clone(), format!("`{}` has no tensor `{}`", copy.model, row.name));
             let cell = models.find(model, &row.name).ok_or_else(missing)?;
             if row.taken.is_none() {
                 row.cells.fill(Some(cell));
@@ -367,8 +366,12 @@ fn check_deltas(models: &Models<'_>, rows: &[Row]) -> Result<()> {
             let on_its_base = base.is_some_and(|b| b.coded.is_none() && b.name == entry(cell).name);
             if row.taken.is_some() || !on_its_base {
                 let label = &models.inventories[cell.model].label;
-                let problem = format!("a delta file can only be merged with the same layers of its base (tensor `{}`)", row.name);
-                return Err(Error::recipe(label.as_str(), format!("{problem}; make a checkpoint of it: taskvec apply")));
+                let problem =
+                    format!("a delta file can only be merged with the same layers of its base (tensor `{}`)", row.name);
+                return Err(Error::recipe(
+                    label.as_str(),
+                    format!("{problem}; make a checkpoint of it: taskvec apply"),
+                ));
             }
         }
     }

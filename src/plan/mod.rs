@@ -23,10 +23,10 @@ use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAU
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Coded, Dtype, Inventory};
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory};
 use assemble::{Assembly, Models, Row};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Changes when the same recipe and inputs would give other bytes.
 const SEMANTICS: u32 = 1;
@@ -91,8 +91,8 @@ pub struct Plan {
     pub settings: Vec<Settings>,
     /// The stacks whose layers are not those of the reference.
     pub restacked: Vec<Restack>,
-    /// Whether the output has a head of its own where the reference's is its embedding.
-    pub untied: bool,
+    /// The output's head.
+    pub head: Head,
     /// Whether every tensor is the base's by name, so that the output has a delta from it.
     pub fits_base: bool,
     /// The output's weight files.
@@ -109,6 +109,17 @@ pub struct Plan {
     pub id: String,
 }
 
+/// Where the output's head comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// It is a tensor, or the model has none.
+    Own,
+    /// It is the embedding, as in the reference.
+    Tied,
+    /// It is a tensor, where the reference's is the embedding.
+    Untied,
+}
+
 /// One of the distinct models.
 #[derive(Debug)]
 pub struct PlannedModel {
@@ -120,6 +131,30 @@ pub struct PlannedModel {
     pub files: Range<usize>,
     /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
     pub error_bound: Option<f64>,
+    /// The names of the models that it is made from, where it is the result of a stage.
+    pub made_from: Option<Vec<String>>,
+}
+
+impl PlannedModel {
+    /// The name that a model card gives it; of a stage's result the names of what it is made from.
+    pub fn origins(&self) -> Vec<String> {
+        self.made_from.clone().unwrap_or_else(|| vec![self.display_name()])
+    }
+
+    /// A hub id as it is; of a path only the last part.
+    pub fn display_name(&self) -> String {
+        let from_hub = self.path.iter().any(|part| part.to_string_lossy().starts_with("models--"));
+        if self.made_from.is_some() || (from_hub && !self.label.starts_with(['/', '.'])) {
+            return self.label.clone();
+        }
+        let path = Path::new(&self.label);
+        let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+        match name(path).as_deref() {
+            Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),
+            other => other.map(str::to_owned),
+        }
+        .unwrap_or_else(|| "model".to_owned())
+    }
 }
 
 /// One place in the merge: the base, or an expert.
@@ -250,7 +285,11 @@ impl Plan {
         let fits_base = has_base && rows.iter().all(in_base);
         let ends_in_head = |name: &str| name.ends_with("lm_head.weight");
         let stands_in = |r: &Row| ends_in_head(&r.name) && reference(r).is_some_and(|(_, name)| !ends_in_head(name));
-        let untied = rows.iter().any(stands_in);
+        let head = match models[sources[0].models[0]].tied {
+            false => Head::Own,
+            true if rows.iter().any(stands_in) => Head::Untied,
+            true => Head::Tied,
+        };
         drop(rows);
         let (models, files) = flatten(models);
 
@@ -266,7 +305,8 @@ impl Plan {
         }
         let waves = Waves::new(&tensors, method.as_ref(), options.wave_bytes.unwrap_or(options.memory_bytes / 4));
         let elements_pruned = recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element));
-        let ranking = if elements_pruned { Largest::resident_bytes(recipe.experts().len(), options.threads) } else { 0 };
+        let ranking =
+            if elements_pruned { Largest::resident_bytes(recipe.experts().len(), options.threads) } else { 0 };
         let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking);
         for t in &mut tensors {
             let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
@@ -308,7 +348,7 @@ impl Plan {
             layers,
             settings,
             restacked,
-            untied,
+            head,
             fits_base,
             shards,
             surveys,
@@ -365,6 +405,44 @@ impl Plan {
     /// The model whose side files the output takes.
     pub fn reference_model(&self) -> &PlannedModel {
         &self.models[self.sources[self.reference()].models[0]]
+    }
+
+    /// What the merge will make, as the model `label` at `path`.
+    pub fn result(&self, label: &str, path: &Path) -> Inventory {
+        let file = |s: &Shard| FileEntry {
+            name: s.name.clone(),
+            path: path.join(&s.name),
+            bytes: s.file_bytes(),
+            header_blake3: self.id.clone(),
+        };
+        let entry = |t: &PlannedTensor| Entry {
+            name: t.name.clone(),
+            dtype: t.dtype,
+            shape: t.shape.clone(),
+            file: t.shard,
+            offset: t.offset,
+            bytes: t.bytes(),
+            coded: None,
+        };
+        Inventory {
+            label: label.to_owned(),
+            path: path.to_owned(),
+            files: self.shards.iter().map(file).collect(),
+            tensors: self.tensors.iter().map(entry).collect(),
+            error_bound: None,
+            tied: self.head == Head::Tied,
+        }
+    }
+
+    /// The names of all models that the merge is made from, stages looked through.
+    pub fn origins(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in self.models.iter().flat_map(PlannedModel::origins) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
     }
 
     /// Elements of all float tensors that are merged.
@@ -526,7 +604,7 @@ fn flatten(inventories: Vec<Inventory>) -> (Vec<PlannedModel>, Vec<PlannedFile>)
     for Inventory { label, path, files: own, error_bound, .. } in inventories {
         let first = files.len();
         files.extend(own.into_iter().map(|f| PlannedFile { name: f.name, path: f.path, bytes: f.bytes }));
-        models.push(PlannedModel { label, path, files: first..files.len(), error_bound });
+        models.push(PlannedModel { label, path, files: first..files.len(), error_bound, made_from: None });
     }
     (models, files)
 }

@@ -6,6 +6,7 @@ mod lwptv;
 mod node;
 mod parse;
 mod setting;
+mod stages;
 mod structure;
 mod suggest;
 
@@ -14,6 +15,7 @@ pub use flags::Flags;
 pub use lwptv::{LayerRule, Lwptv};
 pub use parse::same_path;
 pub use setting::Setting;
+pub use stages::{Stage, Stages};
 pub use structure::{Base, Module, Slice};
 pub use suggest::unknown;
 

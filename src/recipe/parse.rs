@@ -11,6 +11,7 @@ use crate::tensor::Dtype;
 use std::collections::BTreeSet;
 
 const KEYS: &[&str] = &[
+    "name",
     "merge_method",
     "base_model",
     "models",
@@ -103,7 +104,9 @@ fn find_method(node: &Node<'_>) -> Result<&'static Entry> {
 
 /// Whether two references are the same but for a trailing slash or a leading `./`.
 pub fn same_path(a: &str, b: &str) -> bool {
-    let plain = |s: &str| s.trim_start_matches("./").trim_end_matches('/').to_owned();
+    fn plain(s: &str) -> &str {
+        s.trim_start_matches("./").trim_end_matches('/')
+    }
     plain(a) == plain(b)
 }
 

@@ -124,7 +124,8 @@ fn slice(node: &Node<'_>, base: Option<&str>, context: &mut Context) -> Result<S
         }
     }
     let list = list.ok_or_else(|| node.error("`sources` is missing: the models that this slice is merged from"))?;
-    let (base, experts) = sources(&list, &["model", "layer_range", "parameters"], own_base.as_deref().or(base), context)?;
+    let (base, experts) =
+        sources(&list, &["model", "layer_range", "parameters"], own_base.as_deref().or(base), context)?;
     Ok(Slice { place: node.place.clone(), base, experts, parameters: own })
 }
 
@@ -196,7 +197,10 @@ fn check(node: &Node<'_>, modules: &[Module]) -> Result<()> {
     for s in modules.iter().flat_map(|m| &m.slices) {
         let problem = if s.experts.len() != first.experts.len() {
             let (here, there) = (s.experts.len(), first.experts.len());
-            format!("{here} models besides the base, but {there} in {}; list a missing one with `weight: 0`", first.place)
+            format!(
+                "{here} models besides the base, but {there} in {}; list a missing one with `weight: 0`",
+                first.place
+            )
         } else if s.base.is_some() != first.base.is_some() {
             "some slices have a base_model and some have none; give one at the top level".to_owned()
         } else if place_of_base(s) != place_of_base(first) {
