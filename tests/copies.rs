@@ -91,6 +91,17 @@ fn copied_tensors_are_those_of_the_model_that_is_named_whether_it_is_merged_or_n
 }
 
 #[test]
+fn the_plan_counts_a_copied_tensor_once() {
+    let bench = Bench::new();
+    let read = |recipe: &str| {
+        let plan = bench.plan(recipe).unwrap();
+        (0..plan.sources.len()).map(|s| plan.source_bytes(s)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(SUM), [32, 32, 32]);
+    assert_eq!(read(&format!("{SUM}exclude: [norm, layers.1]\n")), [32, 16, 16]);
+}
+
+#[test]
 fn the_delta_file_of_a_merge_with_excluded_tensors_restores_it() {
     let bench = Bench::new();
     bench.run(&format!("{SUM}exclude: [norm]\n"), "out");

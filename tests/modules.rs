@@ -122,6 +122,19 @@ fn a_tensor_belongs_to_the_module_with_the_longest_name() {
 }
 
 #[test]
+fn a_module_of_another_model_has_the_layers_of_that_model() {
+    let bench = Bench::new();
+    let mut tall = Model::read(&bench.0.path().join("b/model.safetensors"));
+    tall = tall.f32("text.layers.3.w", &[107.5]);
+    tall.write(&bench.0.path().join("b/model.safetensors"));
+    let recipe = "merge_method: passthrough\nmodules:\n  vision: {models: [{model: ./a}]}\n  \
+                  default: {models: [{model: ./b}]}\n";
+    assert_eq!(bench.values(recipe).len(), 10);
+    let config: Value = serde_json::from_slice(&fs::read(bench.0.path().join("out/config.json")).unwrap()).unwrap();
+    assert_eq!(config["text_config"]["num_hidden_layers"], 4);
+}
+
+#[test]
 fn a_tensor_in_no_module_and_a_module_without_tensors_are_refused() {
     let bench = Bench::new();
     let without_default = MODULES.split("  default:").next().unwrap();

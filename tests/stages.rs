@@ -118,6 +118,24 @@ fn a_stage_may_be_the_base_and_may_be_sliced() {
 }
 
 #[test]
+fn a_result_as_base_gives_no_delta_and_its_tied_head_may_be_stood_in_for() {
+    let bench = Bench::new();
+    for (name, head) in [("a", None), ("b", Some(20.0)), ("c", None)] {
+        let model = Model::default().f32("wte.weight", &[2.0]);
+        let model = head.map_or(model.clone(), |h| model.f32("lm_head.weight", &[h]));
+        model.write(&bench.path(name).join("model.safetensors"));
+        let config = serde_json::json!({"tie_word_embeddings": head.is_none()});
+        fs::write(bench.path(name).join("config.json"), config.to_string()).unwrap();
+    }
+    let recipe = "name: pair\nmerge_method: linear\nparameters: {weight: 1}\nmodels: [{model: ./a}, {model: ./c}]\n---\n\
+                  merge_method: task_arithmetic\nbase_model: pair\nparameters: {weight: 0.5}\nmodels: [{model: MODEL}]\n";
+    let out = bench.merged(&recipe.replace("MODEL", "./b"), "out");
+    assert_eq!(out, Model::default().f32("wte.weight", &[2.0]).f32("lm_head.weight", &[11.0]));
+    bench.merged(&recipe.replace("MODEL", "./a"), "plain");
+    assert!(!bench.path("plain/merged.tvd").exists());
+}
+
+#[test]
 fn stages_that_cannot_be_are_refused_before_anything_is_read() {
     let bench = Bench::new();
     let without_name = TWO.replace("name: pair\n", "");

@@ -4,7 +4,7 @@
 //! Tensors outside the stack of layers come from the first slice's sources where their names say that they belong before
 //! it, else from the last slice's.
 
-use super::stack::{Stack, is_before_layers};
+use super::stack::{Stack, heights, is_before_layers};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Slice, same_path};
 use crate::tensor::Inventory;
@@ -66,6 +66,16 @@ pub struct Assembly {
     pub restacked: Vec<Restack>,
 }
 
+impl Assembly {
+    /// Notes a stack whose layers are not those of the reference.
+    fn restack(&mut self, stack: &str, layers: Vec<u32>, reference: &BTreeMap<&str, u32>) {
+        let height = reference.get(stack).copied().unwrap_or_default();
+        if !layers.iter().copied().eq(0..height) {
+            self.restacked.push(Restack { stack: stack.to_owned(), height, layers });
+        }
+    }
+}
+
 /// The distinct models of a recipe.
 #[derive(Debug)]
 pub struct Models<'a> {
@@ -91,6 +101,10 @@ impl<'a> Models<'a> {
         found.expect("every model of the recipe is among its references")
     }
 
+    fn heights(&self, model: usize) -> BTreeMap<&'a str, u32> {
+        heights(self.inventories[model].tensors.iter().map(|t| t.name.as_str()))
+    }
+
     /// The tensor of this name in a model: where it has no `lm_head.weight` and its configuration says that the head is the
     /// embedding, that one.
     fn find(&self, model: usize, name: &str) -> Option<Cell> {
@@ -109,8 +123,10 @@ pub fn assemble(recipe: &Recipe, models: &Models<'_>) -> Result<Assembly> {
     let mut assembly = Assembly::default();
     let owners = Owners::new(recipe);
     owners.check(recipe, models)?;
+    let first = recipe.modules[0].slices[0].origins().next().map_or(0, |(model, _)| models.index(model));
+    let reference = models.heights(first);
     for module in 0..recipe.modules.len() {
-        let part = Part { recipe, models, owners: &owners, module };
+        let part = Part { recipe, models, owners: &owners, reference: &reference, module };
         let before = assembly.rows.len();
         part.lay_out(&mut assembly)?;
         if assembly.rows.len() == before {
@@ -173,6 +189,8 @@ struct Part<'a> {
     recipe: &'a Recipe,
     models: &'a Models<'a>,
     owners: &'a Owners<'a>,
+    /// Layers of the stacks of the model that `config.json` is taken from.
+    reference: &'a BTreeMap<&'a str, u32>,
     module: usize,
 }
 
@@ -194,6 +212,9 @@ impl Part<'_> {
         {
             let models: Vec<usize> = slice.origins().map(|(model, _)| self.models.index(model)).collect();
             self.add_named(0, &models, &|_, _| true, &mut assembly.rows);
+            let stacks =
+                self.models.heights(models[0]).into_iter().filter(|(stack, _)| self.holds(&format!("{stack}.0")));
+            stacks.for_each(|(stack, height)| assembly.restack(stack, (0..height).collect(), self.reference));
             return Ok(());
         }
         let stacks = self.stacks()?;
@@ -210,10 +231,7 @@ impl Part<'_> {
         }
         let after = &|m, name: &str| outside(m, name) && !is_before_layers(name);
         self.add_named(slices.len() - 1, &models(last), after, rows);
-        let Stack { name, height, .. } = &stacks[&first[0].0];
-        if !layers.iter().copied().eq(0..*height) {
-            assembly.restacked.push(Restack { stack: name.clone(), height: *height, layers });
-        }
+        assembly.restack(&stacks[&first[0].0].name, layers, self.reference);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::PlannedTensor;
 use super::assemble::{Cell, Models, Row};
+use super::stack::heights;
 use crate::error::Result;
 use crate::method::Settings;
 use crate::recipe::{Recipe, Spot};
@@ -15,7 +16,7 @@ pub fn settle(
     recipe: &Recipe,
     models: &Models<'_>,
 ) -> Result<Vec<Settings>> {
-    let stacks = stack_heights(tensors);
+    let stacks = heights(rows.iter().map(|r| r.name.as_str()));
     let base = usize::from(recipe.base.is_some());
     let mut distinct: Vec<Settings> = Vec::new();
     for (t, row) in tensors.iter_mut().zip(rows).filter(|(t, _)| t.layer.is_some()) {
@@ -39,18 +40,8 @@ fn input_name<'a>(models: &Models<'a>, cell: &Cell, output: &'a str) -> &'a str 
     if position(name).is_none() { output } else { name }
 }
 
-/// Blocks of each stack.
-fn stack_heights(tensors: &[PlannedTensor]) -> BTreeMap<String, u32> {
-    let mut heights = BTreeMap::new();
-    for p in tensors.iter().filter_map(|t| position(&t.name)) {
-        let height: &mut u32 = heights.entry(p.stack.to_owned()).or_default();
-        *height = (*height).max(p.index.saturating_add(1));
-    }
-    heights
-}
-
 /// mergekit's `t`: index / (height - 1), 1 in a stack of one block, 0 outside stacks.
-fn depth(name: &str, heights: &BTreeMap<String, u32>) -> f64 {
+fn depth(name: &str, heights: &BTreeMap<&str, u32>) -> f64 {
     match position(name) {
         None => 0.0,
         Some(p) if heights[p.stack] == 1 => 1.0,

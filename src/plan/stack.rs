@@ -12,6 +12,16 @@ pub fn is_before_layers(name: &str) -> bool {
     BEFORE_LAYERS.iter().any(|part| name.contains(part))
 }
 
+/// Layers of each stack that these names place tensors in.
+pub fn heights<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, u32> {
+    let mut heights = BTreeMap::new();
+    for p in names.filter_map(position) {
+        let height: &mut u32 = heights.entry(p.stack).or_default();
+        *height = (*height).max(p.index.saturating_add(1));
+    }
+    heights
+}
+
 /// A stack of layers.
 #[derive(Debug)]
 pub struct Stack<'a> {

@@ -79,9 +79,9 @@ fn restack(part: &mut Map<String, Value>, stack: &Restack) {
     }
     for key in LISTS {
         let Some(Value::Array(list)) = part.get_mut(*key) else { continue };
-        if list.len() == stack.height as usize {
-            let layer = |l: &u32| list.get(*l as usize).cloned().unwrap_or(Value::Null);
-            *list = stack.layers.iter().map(layer).collect();
+        let layers: Option<Vec<Value>> = stack.layers.iter().map(|l| list.get(*l as usize).cloned()).collect();
+        if let Some(layers) = layers.filter(|_| list.len() == stack.height as usize) {
+            *list = layers;
         }
     }
 }
