@@ -4,10 +4,12 @@
 
 VENV has mergekit 0.1.5, torch, numpy and safetensors. DIR holds base, e0, e1, e2 in float32, from
 `make_checkpoints.py --family tiny --k 3 --dtype f32` of the bed. Deterministic methods: the largest difference of any
-element, relative to the largest magnitude of its tensor. Random ones: kept share and norm of the task vector. Set PYTHONHASHSEED=0.
+element, relative to the largest magnitude of its tensor. `--documents` runs the recipes of fixtures/recipes instead, in float32,
+on the models that `fixtures/make_slices.py DIR` makes. Random ones: kept share and norm of the task vector. Set PYTHONHASHSEED=0.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +79,19 @@ def tensors(folder):
     return found
 
 
+def documents():
+    """The recipes of fixtures/recipes: those that draw at random, and the others."""
+    found = {}
+    for path in sorted((Path(__file__).parent.parent / "fixtures" / "recipes").glob("*.yml")):
+        text = re.sub(r"dtype: \w+", "dtype: float32", path.read_text())
+        found[path.stem] = text.replace("./", "DATA/")
+    return {n: t for n, t in found.items() if not is_random(t)}, {n: t for n, t in found.items() if is_random(t)}
+
+
+def is_random(text):
+    return re.search(r"merge_method: (dare|della)", text) is not None
+
+
 def run(args, text, work):
     config = work / "recipe.yml"
     config.write_text(text.replace("DATA", args.data))
@@ -131,17 +146,19 @@ def main():
     for flag in ("--venv", "--taskvec", "--data"):
         parser.add_argument(flag, required=True)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--documents", action="store_true")
     args = parser.parse_args()
     args.data = str(Path(args.data).resolve())
     base = tensors(f"{args.data}/base")
     with tempfile.TemporaryDirectory() as work:
-        for name, text in {**EXACT, **RANDOM}.items():
+        exact, random = documents() if args.documents else (EXACT, RANDOM)
+        for name, text in {**exact, **random}.items():
             if args.only and name not in args.only:
                 continue
             made = run(args, text, Path(work))
             if isinstance(made, str):
                 print(f"{name:<28} {made}", flush=True)
-            elif name in EXACT:
+            elif name in exact:
                 far, tensor, share = distance(*made)
                 print(f"{name:<28} {far:.1e}  {'ok' if far <= 1e-6 else f'in {tensor}, {share:.2%} of its elements'}", flush=True)
             else:

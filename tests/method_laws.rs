@@ -10,7 +10,7 @@ use taskvec::codec::Codec;
 use taskvec::job;
 use taskvec::method::{Basis, Entry, Kind, METHODS, Parameter, Scope};
 use taskvec::plan::Options;
-use taskvec::recipe::Recipe;
+use taskvec::recipe::{Base, Recipe};
 use taskvec::source::Io;
 
 /// Sizes of the tensors: empty, one, around the smallest trims, around a block, several blocks.
@@ -203,7 +203,8 @@ fn large(seed: u64, step: f32) -> Model {
 /// The same recipe, its models replaced by delta files, with a base.
 fn over_deltas(mut recipe: Recipe, deltas: bool) -> Recipe {
     recipe.base = Some("./base.safetensors".into());
-    for expert in recipe.experts.iter_mut().filter(|_| deltas) {
+    recipe.modules[0].slices[0].base = Some(Base { model: "./base.safetensors".into(), layers: None });
+    for expert in recipe.experts_mut().filter(|_| deltas) {
         expert.model = expert.model.replace(".safetensors", ".tvd");
     }
     recipe

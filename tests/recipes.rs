@@ -201,6 +201,16 @@ fn what_mergekit_files_carry_everywhere_is_accepted_with_a_note_each() {
 }
 
 #[test]
+fn a_removed_parameter_is_noted_and_one_that_nobody_reads_is_refused() {
+    let old = format!("{TASK_ARITHMETIC}parameters: {{embed_slerp: true}}\n");
+    let plan = Bench::new().plan(&old).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.contains("`embed_slerp` is gone from mergekit too")), "{:?}", plan.warnings);
+    let nobodys = TASK_ARITHMETIC.replacen("weight: 0.5", "weight: 0.5, residual_weight: 1", 1);
+    refused(&nobodys, &["residual_weight"]);
+    refused(&format!("{TASK_ARITHMETIC}dtype: bfloat\n"), &["did you mean `bfloat16`"]);
+}
+
+#[test]
 fn a_method_of_two_models_refuses_one_and_three() {
     let slerp = |names: &[&str]| {
         let models = names.iter().map(|n| format!("- {{model: ./{n}}}\n")).collect::<Vec<_>>().concat();
@@ -227,7 +237,7 @@ fn a_base_listed_among_the_models_is_dropped_with_a_note() {
     let bench = Bench::new();
     let listed = TASK_ARITHMETIC.replace("models:\n", "models:\n- model: ./base\n  # no parameters\n");
     let recipe = Recipe::parse(&listed).unwrap();
-    assert_eq!(recipe.experts.iter().map(|e| e.model.as_str()).collect::<Vec<_>>(), ["./a", "./c"]);
+    assert_eq!(recipe.experts().iter().map(|e| e.model.as_str()).collect::<Vec<_>>(), ["./a", "./c"]);
     let plan = bench.plan(&listed).unwrap();
     assert!(plan.warnings.iter().any(|w| w.contains("`./base` is the base")), "{:?}", plan.warnings);
     assert_eq!(bench.weights(&listed, "listed"), bench.weights(TASK_ARITHMETIC, "plain"));
@@ -237,7 +247,7 @@ fn a_base_listed_among_the_models_is_dropped_with_a_note() {
 fn a_base_listed_among_the_models_of_a_method_on_weights_is_an_expert() {
     let linear = TASK_ARITHMETIC.replace("task_arithmetic", "linear");
     let listed = linear.replace("models:\n", "models:\n- {model: ./base, parameters: {weight: 1}}\n");
-    assert_eq!(Recipe::parse(&listed).unwrap().experts.len(), 3);
+    assert_eq!(Recipe::parse(&listed).unwrap().experts().len(), 3);
 }
 
 #[test]
@@ -249,15 +259,11 @@ fn references_may_be_mappings() {
                 - {model: {path: ./y, lora: null}, parameters: {weight: 1}}\n";
     let recipe = Recipe::parse(text).unwrap();
     assert_eq!(recipe.base.as_deref(), Some("org/base@v1.1"));
-    assert_eq!(recipe.experts.iter().map(|e| e.model.as_str()).collect::<Vec<_>>(), ["org/x", "./y"]);
+    assert_eq!(recipe.experts().iter().map(|e| e.model.as_str()).collect::<Vec<_>>(), ["org/x", "./y"]);
 }
 
 #[test]
 fn what_this_version_does_not_do_is_refused_with_2_and_said_clearly() {
-    let source = "[{sources: [{model: ./a, layer_range: [0, 2]}]}]";
-    let without_models = "merge_method: linear\nbase_model: ./base\n";
-    refused(&format!("{without_models}slices: {source}\n"), &["slices: not in this version", "use the `models` form"]);
-    refused(&format!("{without_models}modules: {{text: {{slices: {source}}}}}\n"), &["modules: not in this version"]);
     for key in ["tokenizer: {source: union}", "chat_template: chatml"] {
         let name = key.split(':').next().unwrap();
         refused(&format!("{TASK_ARITHMETIC}{key}\n"), &[&format!("{name}: not in this version of taskvec")]);
@@ -274,15 +280,6 @@ fn what_this_version_does_not_do_is_refused_with_2_and_said_clearly() {
         "{refusal}"
     );
     refused(&TASK_ARITHMETIC.replace("./a", "{model: {path: ./a}, lora: {path: ./b}}"), &lora);
-}
-
-#[test]
-fn the_binary_refuses_slices_with_2() {
-    let bench = Bench::new();
-    bench.write("recipe.yml", "merge_method: linear\nslices: []\n");
-    let run = bench.command().arg("merge").args([bench.path("recipe.yml"), bench.path("out")]).output().unwrap();
-    assert_eq!(run.status.code(), Some(2));
-    assert!(text(&run.stderr).contains("recipe.yml: slices: not in this version"), "{}", text(&run.stderr));
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use super::args::{Common, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
 use super::{Outcome, print, progress};
 use std::path::{Path, PathBuf};
+use taskvec::job::StagedPlan;
 use taskvec::limits::RECIPE_MAX_BYTES;
 use taskvec::mask::Eta;
 use taskvec::pass::Stop;
 use taskvec::plan::{Options, Plan};
-use taskvec::recipe::{Flags, Recipe};
+use taskvec::recipe::{Flags, Recipe, Stages};
 use taskvec::report::{Report, TensorAction};
 use taskvec::sink::{Existing, free_bytes};
 use taskvec::source::{Io, Links};
@@ -23,7 +24,8 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         }
         _ => return Err(Error::Usage("give either a recipe file or --method, not both".into())),
     };
-    let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits, !args.no_delta)?;
+    let recipe = recipe.map(PathBuf::as_path);
+    let plan = make_plans(recipe, &args.recipe, &args.limits, !args.no_delta, out)?;
     tell_notes(&plan, args, common);
     if args.dry_run {
         return show_plan(&plan, Some(out), links(&args.recipe));
@@ -38,7 +40,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         progress: progress.as_ref(),
         stop,
     };
-    let report = job::merge(&plan, out, &run)?;
+    let report = plan.merge(out, &run)?;
     if !common.quiet {
         summarise(&report, out);
     }
@@ -46,9 +48,9 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 pub fn plan(args: &PlanArgs) -> Outcome {
-    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, !args.no_delta)?;
+    let plan = make_plans(args.path.as_deref(), &args.recipe, &args.limits, !args.no_delta, Path::new("OUT"))?;
     if args.coefficients {
-        return print_coefficients(&plan);
+        return print_coefficients(&plan.last);
     }
     show_plan(&plan, None, links(&args.recipe))
 }
@@ -67,30 +69,60 @@ fn print_coefficients(plan: &Plan) -> Outcome {
     print::out(serde_json::to_string_pretty(&file).unwrap_or_default())
 }
 
-/// The plan of the recipe at `path`, or of the flags where there is none.
-pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs, delta: bool) -> Result<Plan> {
+/// The plan of a recipe of one stage.
+pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
+    let plan = make_plans(path, recipe, limits, false, Path::new("OUT"))?;
+    if plan.before.is_empty() {
+        return Ok(plan.last);
+    }
+    Err(Error::Usage("the recipe has several stages; give one that merges once".into()))
+}
+
+/// The plans of the recipe at `path`, or of the flags where there is none.
+fn make_plans(
+    path: Option<&Path>,
+    recipe: &RecipeArgs,
+    limits: &LimitArgs,
+    delta: bool,
+    out: &Path,
+) -> Result<StagedPlan> {
     let options = Options { delta, ..options(limits)? };
-    let Some(path) = path else { return finish_plan(from_flags(recipe)?, Path::new(""), recipe, options) };
+    let Some(path) = path else {
+        let stages = Stages { before: Vec::new(), last: from_flags(recipe)? };
+        return finish_plan(stages, Path::new(""), recipe, options, out);
+    };
     if recipe.method.is_some() {
         return Err(Error::Usage("give either a recipe file or --method, not both".into()));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let plan = read_recipe(path).and_then(|text| finish_plan(Recipe::parse(&text)?, folder, recipe, options));
+    let plan = read_recipe(path).and_then(|text| finish_plan(Stages::parse(&text)?, folder, recipe, options, out));
     plan.map_err(|e| match e {
         Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
         other => other,
     })
 }
 
-fn finish_plan(mut parsed: Recipe, folder: &Path, recipe: &RecipeArgs, options: Options) -> Result<Plan> {
+fn finish_plan(
+    mut stages: Stages,
+    folder: &Path,
+    recipe: &RecipeArgs,
+    options: Options,
+    out: &Path,
+) -> Result<StagedPlan> {
     if let Some(eta) = recipe.eta {
+        if !stages.before.is_empty() {
+            return Err(Error::Usage(format!(
+                "--eta {eta}: the recipe has several stages; write lwptv into one of them"
+            )));
+        }
         let problem = || Error::Usage(format!("--eta {eta}: expected the fraction of layers to prune, 0 to 1"));
-        parsed.set_eta(Eta::new(eta).ok_or_else(problem)?);
+        stages.last.set_eta(Eta::new(eta).ok_or_else(problem)?);
     }
     if recipe.no_lwptv {
-        parsed.lwptv = None;
+        stages.last.lwptv = None;
+        stages.before.iter_mut().for_each(|s| s.recipe.lwptv = None);
     }
-    job::plan(parsed, folder, links(recipe), options)
+    job::plan_stages(stages, folder, links(recipe), options, out)
 }
 
 fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
@@ -168,13 +200,16 @@ pub fn links(recipe: &RecipeArgs) -> Links {
     if recipe.follow_links { Links::All } else { Links::Inside }
 }
 
-fn show_plan(plan: &Plan, out: Option<&Path>, links: Links) -> Outcome {
-    print::out(plan)?;
+fn show_plan(plan: &StagedPlan, out: Option<&Path>, links: Links) -> Outcome {
+    for (name, stage) in &plan.before {
+        print::out(format_args!("stage     {name}\n{stage}\n"))?;
+    }
+    print::out(&plan.last)?;
     let free = free_bytes(out.unwrap_or(Path::new(".")))?;
-    print::out(format_args!("disk      needs {}, {free} free", job::disk_bytes(plan, links)?))
+    print::out(format_args!("disk      needs {}, {free} free", plan.disk_bytes(links)?))
 }
 
-fn tell_notes(plan: &Plan, args: &MergeArgs, common: &Common) {
+fn tell_notes(plan: &StagedPlan, args: &MergeArgs, common: &Common) {
     if common.quiet {
         return;
     }
@@ -182,7 +217,12 @@ fn tell_notes(plan: &Plan, args: &MergeArgs, common: &Common) {
     if !old.is_empty() {
         print::note(format_args!("note: {} have no effect here", old.join(", ")));
     }
-    for warning in &plan.warnings {
+    for (name, stage) in &plan.before {
+        for warning in &stage.warnings {
+            print::note(format_args!("note: stage {name}: {}", taskvec::report::escape(warning)));
+        }
+    }
+    for warning in &plan.last.warnings {
         print::note(format_args!("note: {}", taskvec::report::escape(warning)));
     }
 }

@@ -8,25 +8,27 @@ mod machine;
 mod output;
 mod scoring;
 mod sides;
+mod stages;
 mod store;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use scoring::Scoring;
+pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Scene, Shown};
 use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
-use crate::plan::{Options, Plan};
+use crate::plan::{Options, Plan, Taken};
 use crate::recipe::{Coefficients, Recipe};
-use crate::report::Report;
+use crate::report::{Report, StageReport};
 use crate::sink::{Existing, Shards, StagedFile, Staging};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::{Form, Survey};
-use crate::tensor::{Bytes, Inventory};
+use crate::tensor::Inventory;
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,12 +58,23 @@ impl std::fmt::Debug for dyn Progress + '_ {
 }
 
 /// Reads the headers of all models (paths are relative to `folder`) and makes the plan.
-pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+pub fn plan(recipe: Recipe, folder: &Path, links: Links, options: Options) -> Result<Plan> {
+    plan_with(recipe, folder, links, options, &[])
+}
+
+/// The same where some models are `results` of stages, each with the names of what it is made from.
+fn plan_with(
+    mut recipe: Recipe,
+    folder: &Path,
+    links: Links,
+    options: Options,
+    results: &[(Inventory, Vec<String>)],
+) -> Result<Plan> {
     if let Some(name) = &recipe.coefficients {
         let path = folder.join(name);
         let missing = |e| Error::InputMissing { path: path.clone(), problem: format!("the coefficients: {e}") };
         let text = std::fs::read_to_string(&path).map_err(missing)?;
-        let coefficients = Coefficients::parse(&text, &format!("coefficients ({name})"), recipe.experts.len())?;
+        let coefficients = Coefficients::parse(&text, &format!("coefficients ({name})"), recipe.experts().len())?;
         recipe.set_coefficients(&coefficients)?;
     }
     recipe.check()?;
@@ -69,14 +82,28 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
         let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
         return Err(Error::recipe("base_model", problem));
     }
-    let base = recipe.base.as_ref().map(|b| source::open(b, folder, links)).transpose()?;
-    let open = |reference: &str| match &base {
-        _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links),
-        None => Err(Error::recipe(reference, "a delta file needs base_model: the checkpoint that it was made from")),
-        Some(base) => open_delta(reference, folder, base),
-    };
-    let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
-    Plan::new(recipe, base, experts, options)
+    let mut models: Vec<Inventory> = Vec::new();
+    for reference in recipe.references() {
+        if let Some((result, _)) = results.iter().find(|(r, _)| r.label == reference) {
+            models.push(result.clone());
+            continue;
+        }
+        models.push(match models.first().filter(|_| recipe.base.is_some()) {
+            _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links)?,
+            Some(base) => open_delta(reference, folder, base)?,
+            None => {
+                let problem = "a delta file needs base_model: the checkpoint that it was made from";
+                return Err(Error::recipe(reference, problem));
+            }
+        });
+    }
+    let mut plan = Plan::new(recipe, models, options)?;
+    for model in &mut plan.models {
+        model.made_from = results.iter().find(|(r, _)| r.label == model.label).map(|(_, names)| names.clone());
+    }
+    let unplaced = output::unplaced_stacks(&plan, links)?;
+    plan.warnings.extend(unplaced);
+    Ok(plan)
 }
 
 fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Inventory> {
@@ -89,11 +116,6 @@ fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Invent
 /// Fails if the machine has too little memory for the plan.
 pub fn check_memory(plan: &Plan) -> Result<()> {
     machine::check_memory(plan.budget.peak_bytes())
-}
-
-/// Bytes that the output takes on disk, with the reserve.
-pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
-    output::disk_bytes(plan, links)
 }
 
 /// Pass 1 alone: scores, thresholds and masks.
@@ -112,11 +134,16 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
 
 /// The whole merge: `out` appears when it is complete, or not at all.
 pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
+    merge_with(plan, out, run, Vec::new())
+}
+
+/// The same after `stages`.
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;
     let inputs: Vec<&Path> =
-        plan.sources.iter().map(|s| s.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
+        plan.models.iter().map(|m| m.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
     let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
     let aside = run.delta.filter(|_| plan.writes_delta());
     let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
@@ -177,6 +204,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
         input_hashes,
         merge_error_bound: merge_error_bound(plan, method.as_ref()),
         runs,
+        stages,
         start,
     };
     let report = made.write(&staging)?;
@@ -211,10 +239,14 @@ fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
     let mut actions = Vec::with_capacity(plan.tensors.len());
     for (tensor, t) in plan.tensors.iter().enumerate() {
         let first = plan.experts().start;
+        let same = t.dtype == t.places[plan.reference()].dtype;
         let (copied, reason, sources) = match (t.layer, &scoring.mask) {
+            (None, _) if t.taken.is_some() => {
+                let reason = if t.taken == Some(Taken::Excluded) { Reason::Excluded } else { Reason::CopiedFrom };
+                (if same { Copied::Bytes } else { Copied::Cast }, reason, vec![plan.reference()])
+            }
             (None, _) => (Copied::Bytes, Reason::NotFloat, (0..plan.sources.len()).collect()),
             (Some(layer), Some(mask)) if !mask.keeps(layer) => {
-                let same = t.dtype == t.places[plan.reference()].dtype;
                 (if same { Copied::Bytes } else { Copied::Cast }, Reason::Pruned, vec![plan.reference()])
             }
             (Some(layer), mask) => {

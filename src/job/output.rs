@@ -6,9 +6,11 @@ use super::machine::peak_rss_bytes;
 use crate::error::{Error, Result};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
-use crate::plan::{Plan, Shard};
-use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
-use crate::sink::{Staging, card, find_side_files, free_bytes};
+use crate::plan::{Head, Plan, Restack, Shard};
+use crate::report::{
+    InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
+};
+use crate::sink::{ConfigEdits, Staging, card, find_side_files, free_bytes};
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
 use std::path::Path;
@@ -27,12 +29,13 @@ pub struct Made<'a> {
     pub input_hashes: Option<Vec<blake3::Hash>>,
     pub runs: Vec<PassRun>,
     pub merge_error_bound: Option<f64>,
+    pub stages: Vec<StageReport>,
     pub start: Instant,
 }
 
 /// Bytes needed on disk.
 pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
-    let side: u64 = find_side_files(&plan.sources[plan.reference()].path, links)?
+    let side: u64 = find_side_files(&plan.reference_model().path, links)?
         .iter()
         .filter_map(|f| std::fs::metadata(&f.path).ok())
         .map(|m| m.len())
@@ -40,6 +43,28 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
     Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
+}
+
+/// What changes in `config.json`.
+fn edits(plan: &Plan) -> ConfigEdits<'_> {
+    let dtype = plan.recipe.dtype.filter(|_| plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
+    ConfigEdits { dtype, restacked: &plan.restacked, untied: plan.head == Head::Untied }
+}
+
+/// Warnings about stacks whose number of layers `config.json` does not tell.
+pub fn unplaced_stacks(plan: &Plan, links: Links) -> Result<Vec<String>> {
+    // The configuration of a stage's result is not there yet.
+    if plan.restacked.is_empty() || plan.reference_model().made_from.is_some() {
+        return Ok(Vec::new());
+    }
+    let files = find_side_files(&plan.reference_model().path, links)?;
+    let config = files.iter().find(|f| f.name == "config.json");
+    let json = config.map(|f| std::fs::read(&f.path).map_err(Error::io(&f.path, "read"))).transpose()?;
+    let warning = |s: &Restack| {
+        let (stack, from, to) = (&s.stack, s.height, s.layers.len());
+        format!("config.json does not say once that `{stack}` has {from} layers: set the number to {to} in the output")
+    };
+    Ok(edits(plan).unplaced(&json.unwrap_or_default()).into_iter().map(warning).collect())
 }
 
 /// Fails if the file system of `out` has too little space.
@@ -60,7 +85,7 @@ impl Made<'_> {
             staging.write(name, content)?;
             let blake3 = blake3::hash(content).to_hex().to_string();
             if let Some(kept) = &mut kept {
-                kept.add(name, content, &blake3, &self.plan.sources[0].path);
+                kept.add(name, content, &blake3, &self.plan.reference_model().path);
             }
             outputs.push(OutputFile { name: name.to_owned(), bytes: content.len() as u64, blake3 });
             Ok(())
@@ -68,9 +93,9 @@ impl Made<'_> {
         if self.plan.shards.len() > 1 {
             write("model.safetensors.index.json", &index(self.plan))?;
         }
-        let dtype = self.plan.recipe.dtype.filter(|_| self.plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
-        for file in find_side_files(&self.plan.sources[self.plan.reference()].path, self.links)? {
-            write(&file.name, &file.content(dtype)?)?;
+        let edits = edits(self.plan);
+        for file in find_side_files(&self.plan.reference_model().path, self.links)? {
+            write(&file.name, &file.content(&edits)?)?;
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
         write("README.md", card(self.plan).as_bytes())?;
@@ -115,6 +140,7 @@ impl Made<'_> {
             tensors: self.tensors(),
             outputs,
             merge_error_bound: self.merge_error_bound,
+            stages: self.stages,
             run: RunReport {
                 passes: self.runs,
                 bytes_written: self.outcome.bytes_written
@@ -130,17 +156,21 @@ impl Made<'_> {
     fn inputs(&self) -> Vec<InputReport> {
         let plan = self.plan;
         let hash = |i: usize| self.input_hashes.as_ref().map(|h| h[i].to_hex().to_string());
-        let files = |source: usize| {
-            let mine = plan.files.iter().enumerate().filter(move |(_, f)| f.source == source);
-            mine.map(|(i, f)| InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }).collect()
+        let file = |i: usize| {
+            let f = &plan.files[i];
+            InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }
         };
-        let input = |(i, s): (usize, &crate::plan::Source)| InputReport {
-            role: if plan.base() == Some(i) { "base" } else { "expert" },
-            path: s.path.display().to_string(),
-            files: files(i),
-            error_bound: s.error_bound,
+        let input = |role: &'static str, model: usize| {
+            let m = &plan.models[model];
+            let files = m.files.clone().map(file).collect();
+            let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
+            InputReport { role, path, files, error_bound: m.error_bound }
         };
-        plan.sources.iter().enumerate().map(input).collect()
+        let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
+        let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));
+        let used = |m: &usize| plan.sources.iter().any(|s| s.models.contains(m));
+        let copied = (0..plan.models.len()).filter(|m| !used(m)).map(|m| ("copied", m));
+        merged.chain(copied).map(|(role, m)| input(role, m)).collect()
     }
 
     fn tensors(&self) -> Vec<TensorReport> {
@@ -187,6 +217,8 @@ fn describe(action: Action) -> (TensorAction, &'static str) {
             (TensorAction::Pruned, "the shared mask prunes its layer: the base's values in the output's dtype")
         }
         (Reason::Pruned, _) => (TensorAction::Pruned, "the shared mask prunes its layer: the base's bytes"),
+        (Reason::Excluded, _) => (TensorAction::Copied, "the recipe excludes it: the first model's values"),
+        (Reason::CopiedFrom, _) => (TensorAction::Copied, "the recipe copies it from a model (copy_from)"),
         (Reason::NotFloat, _) => (TensorAction::Copied, "not a float tensor, equal in all models"),
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
 use crate::method::{self, Method};
-use crate::plan::PlannedTensor;
+use crate::plan::{PlannedTensor, Taken};
 use crate::source::{Counter, PieceHash};
 use crate::survey::Survey;
 use crate::tensor::Dtype;
@@ -57,6 +57,10 @@ pub enum Reason {
     Pruned,
     /// It holds integers or bools.
     NotFloat,
+    /// The recipe excludes it.
+    Excluded,
+    /// The recipe copies it from a model.
+    CopiedFrom,
 }
 
 /// Takes the output. Writes come from one thread, in job order.
@@ -384,7 +388,7 @@ impl Engine<'_> {
             merge.written[t.shard].update(offset, bytes);
             output.parts.push(Part { shard: t.shard, offset, bytes: bytes.len(), copy: Some((file, from)) });
         }
-        if self.plan.has_base {
+        if self.plan.has_base && t.taken != Some(Taken::CopiedFrom) {
             output.changes.push((work.tensor, Change::default()));
         }
         Ok(())

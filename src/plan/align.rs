@@ -1,65 +1,75 @@
 //! Tensors meet by name and shape. Whatever does not meet is told in one table.
 
+use super::assemble::{Cell, Models, Row};
 use super::{Place, PlannedTensor};
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_ELEMENTS, DIFFERENCES_SHOWN};
-use crate::tensor::{Dtype, Entry, Inventory};
-use std::collections::BTreeMap;
+use crate::tensor::{Dtype, Entry};
 use std::fmt::Write;
 
-/// The output's tensors, in the order of the first inventory.
-pub fn align(inventories: &[Inventory], dtype: Option<Dtype>) -> Result<Vec<PlannedTensor>> {
-    let by_name: Vec<BTreeMap<&str, &Entry>> =
-        inventories.iter().map(|i| i.tensors.iter().map(|t| (t.name.as_str(), t)).collect()).collect();
-    let differences = differences(inventories, &by_name);
+/// The output's tensors: every row must be in every source, alike in shape.
+pub fn align(rows: &[Row], labels: &[String], models: &Models<'_>, dtype: Option<Dtype>) -> Result<Vec<PlannedTensor>> {
+    let differences = differences(rows, labels, models);
     if !differences.is_empty() {
         return Err(mismatch(&differences));
     }
     let first_file: Vec<usize> =
-        inventories.iter().scan(0, |next, i| Some(std::mem::replace(next, *next + i.files.len()))).collect();
-    let planned = |t: &Entry| {
-        let place = |(names, first): (&BTreeMap<&str, &Entry>, &usize)| {
-            let e = names[t.name.as_str()];
-            let (file, coded) = (first + e.file, e.coded.clone());
-            Place { file, dtype: e.dtype, offset: e.offset, coded, first_file: *first }
+        models.inventories.iter().scan(0, |next, i| Some(std::mem::replace(next, *next + i.files.len()))).collect();
+    let planned = |row: &Row| {
+        let place = |cell: &Cell| {
+            let (e, first_file) = (entry(models, cell), first_file[cell.model]);
+            let (file, coded) = (first_file + e.file, e.coded.clone());
+            Place { file, dtype: e.dtype, offset: e.offset, coded, first_file }
         };
+        let reference = row.cells[0].as_ref().expect("every source has every tensor");
+        let t = entry(models, reference);
         PlannedTensor {
-            name: t.name.clone(),
+            name: row.name.clone(),
             shape: t.shape.clone(),
             elements: t.elements(),
             layer: None,
+            taken: row.taken,
             settings: 0,
             block_elements: BLOCK_ELEMENTS,
-            places: by_name.iter().zip(&first_file).map(place).collect(),
+            places: row.cells.iter().flatten().map(place).collect(),
             dtype: dtype.filter(|_| t.dtype.is_float()).unwrap_or(t.dtype),
             shard: 0,
             offset: 0,
         }
     };
-    Ok(inventories[0].tensors.iter().map(planned).collect())
+    Ok(rows.iter().map(planned).collect())
 }
 
-fn differences(inventories: &[Inventory], by_name: &[BTreeMap<&str, &Entry>]) -> Vec<[String; 4]> {
-    let mut rows = Vec::new();
-    let first = &inventories[0];
-    for (other, names) in inventories.iter().zip(by_name).skip(1) {
-        for a in &first.tensors {
-            let row = |expected: String, got: String| [a.name.clone(), other.label.clone(), expected, got];
-            match names.get(a.name.as_str()) {
-                None => rows.push(row(format!("{} {:?}", a.dtype, a.shape), "missing".into())),
-                Some(b) if a.shape != b.shape => rows.push(row(format!("{:?}", a.shape), format!("{:?}", b.shape))),
-                Some(b) if a.dtype != b.dtype && !(a.dtype.is_float() && b.dtype.is_float()) => {
-                    rows.push(row(a.dtype.to_string(), b.dtype.to_string()));
+fn entry<'a>(models: &Models<'a>, cell: &Cell) -> &'a Entry {
+    &models.inventories[cell.model].tensors[cell.tensor]
+}
+
+fn differences(rows: &[Row], labels: &[String], models: &Models<'_>) -> Vec<[String; 4]> {
+    let mut found = Vec::new();
+    for (source, label) in labels.iter().enumerate().skip(1) {
+        for row in rows {
+            let tell = |expected: String, got: String| [row.name.clone(), label.clone(), expected, got];
+            let [a, b] = [0, source].map(|s| row.cells[s].as_ref().map(|c| entry(models, c)));
+            let (a, b) = match (a, b) {
+                (None, None) => continue,
+                (None, Some(b)) => {
+                    found.push(tell(format!("not in {}", labels[0]), format!("{} {:?}", b.dtype, b.shape)));
+                    continue;
                 }
-                Some(_) => {}
+                (Some(a), None) => {
+                    found.push(tell(format!("{} {:?}", a.dtype, a.shape), "missing".into()));
+                    continue;
+                }
+                (Some(a), Some(b)) => (a, b),
+            };
+            if a.shape != b.shape {
+                found.push(tell(format!("{:?}", a.shape), format!("{:?}", b.shape)));
+            } else if a.dtype != b.dtype && !(a.dtype.is_float() && b.dtype.is_float()) {
+                found.push(tell(a.dtype.to_string(), b.dtype.to_string()));
             }
         }
-        for b in other.tensors.iter().filter(|b| !by_name[0].contains_key(b.name.as_str())) {
-            let got = format!("{} {:?}", b.dtype, b.shape);
-            rows.push([b.name.clone(), other.label.clone(), format!("not in {}", first.label), got]);
-        }
     }
-    rows
+    found
 }
 
 fn mismatch(rows: &[[String; 4]]) -> Error {
@@ -76,7 +86,11 @@ fn mismatch(rows: &[[String; 4]]) -> Error {
     if rows.len() > DIFFERENCES_SHOWN {
         let _ = writeln!(table, "  and {} more", rows.len() - DIFFERENCES_SHOWN);
     }
-    let hint = "All models must be fine-tuned from the same base: same tensor names, same shapes, float for float. \
-                Remove the model that differs, or fetch it again if it is incomplete.";
-    Error::Mismatch { table: table.trim_end().to_owned(), hint: hint.to_owned() }
+    let hint = format!(
+        "All models must be fine-tuned from the same base: same tensor names, same shapes, float for float. Remove the \
+         model that differs, or fetch it again if it is incomplete. Tensors that need not be merged can be copied: write \
+         `exclude: [\"{0}\"]` to take the first model's, or `copy_from: [{{filter: \"{0}\", model: MODEL}}]`.",
+        rows[0][0]
+    );
+    Error::Mismatch { table: table.trim_end().to_owned(), hint }
 }

@@ -16,11 +16,11 @@ pub struct Layer {
     pub elements: u64,
 }
 
-/// Groups the float tensors, in the order of their first tensors, and tells each tensor its layer.
+/// Groups the float tensors that are merged, in the order of their first tensors, and tells each tensor its layer.
 pub fn build(tensors: &mut [PlannedTensor], rule: Option<&LayerRule>) -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
     let mut by_name: BTreeMap<String, usize> = BTreeMap::new();
-    for (i, t) in tensors.iter_mut().enumerate().filter(|(_, t)| t.places[0].dtype.is_float()) {
+    for (i, t) in tensors.iter_mut().enumerate().filter(|(_, t)| t.taken.is_none() && t.places[0].dtype.is_float()) {
         let name = rule.and_then(|rule| group(rule, &t.name));
         let layer = match name {
             Some(name) => *by_name.entry(name.clone()).or_insert_with(|| push(&mut layers, name)),

@@ -3,13 +3,16 @@
 //! Pure: no file is opened here. After [`Plan::new`] no stage checks names, shapes, dtypes, settings or budgets again.
 
 mod align;
+mod assemble;
 mod budget;
 mod depth;
 mod layers;
 mod layout;
 mod show;
+mod stack;
 mod waves;
 
+pub use assemble::{Restack, Taken};
 pub use budget::{Budget, in_flight_bytes};
 pub use layers::Layer;
 pub use layout::Shard;
@@ -20,8 +23,10 @@ use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAU
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Coded, Dtype, Inventory};
-use std::path::PathBuf;
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory};
+use assemble::{Assembly, Models, Row};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 /// Changes when the same recipe and inputs would give other bytes.
 const SEMANTICS: u32 = 1;
@@ -69,11 +74,14 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The choices besides the recipe.
     pub options: Options,
-    /// All models: the base first, if there is one, then the experts in recipe order.
+    /// The distinct models, in the order of [`Recipe::references`].
+    pub models: Vec<PlannedModel>,
+    /// What is merged: the base first, if there is one, then the experts in recipe order. Each may take its tensors from
+    /// several models, slice by slice.
     pub sources: Vec<Source>,
     /// Whether `sources[0]` is the base.
     pub has_base: bool,
-    /// All weight files, source by source.
+    /// All weight files, model by model.
     pub files: Vec<PlannedFile>,
     /// The output's tensors, in the order of the base (of the first model where there is no base).
     pub tensors: Vec<PlannedTensor>,
@@ -81,6 +89,12 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     /// The distinct settings of the method.
     pub settings: Vec<Settings>,
+    /// The stacks whose layers are not those of the reference.
+    pub restacked: Vec<Restack>,
+    /// The output's head.
+    pub head: Head,
+    /// Whether every tensor is the base's by name, so that the output has a delta from it.
+    pub fits_base: bool,
     /// The output's weight files.
     pub shards: Vec<Shard>,
     /// Reads over the inputs for statistics of the method, at most.
@@ -95,22 +109,68 @@ pub struct Plan {
     pub id: String,
 }
 
-/// A model of the merge.
+/// Where the output's head comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// It is a tensor, or the model has none.
+    Own,
+    /// It is the embedding, as in the reference.
+    Tied,
+    /// It is a tensor, where the reference's is the embedding.
+    Untied,
+}
+
+/// One of the distinct models.
 #[derive(Debug)]
-pub struct Source {
+pub struct PlannedModel {
     /// As the recipe names it.
     pub label: String,
     /// Where it was found.
     pub path: PathBuf,
+    /// Its files, as indices into [`Plan::files`].
+    pub files: Range<usize>,
     /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
+    pub error_bound: Option<f64>,
+    /// The names of the models that it is made from, where it is the result of a stage.
+    pub made_from: Option<Vec<String>>,
+}
+
+impl PlannedModel {
+    /// The name that a model card gives it; of a stage's result the names of what it is made from.
+    pub fn origins(&self) -> Vec<String> {
+        self.made_from.clone().unwrap_or_else(|| vec![self.display_name()])
+    }
+
+    /// A hub id as it is; of a path only the last part.
+    pub fn display_name(&self) -> String {
+        let from_hub = self.path.iter().any(|part| part.to_string_lossy().starts_with("models--"));
+        if self.made_from.is_some() || (from_hub && !self.label.starts_with(['/', '.'])) {
+            return self.label.clone();
+        }
+        let path = Path::new(&self.label);
+        let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+        match name(path).as_deref() {
+            Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),
+            other => other.map(str::to_owned),
+        }
+        .unwrap_or_else(|| "model".to_owned())
+    }
+}
+
+/// One place in the merge: the base, or an expert.
+#[derive(Debug)]
+pub struct Source {
+    /// As the recipe names it; several models by commas.
+    pub label: String,
+    /// Indices into [`Plan::models`]: where its tensors come from.
+    pub models: Vec<usize>,
+    /// The largest of its models' error bounds.
     pub error_bound: Option<f64>,
 }
 
 /// A weight file of a model.
 #[derive(Debug)]
 pub struct PlannedFile {
-    /// Index into [`Plan::sources`].
-    pub source: usize,
     /// Its name in the model's folder.
     pub name: String,
     /// Where it is opened.
@@ -128,8 +188,10 @@ pub struct PlannedTensor {
     pub shape: Vec<u64>,
     /// Product of the shape.
     pub elements: u64,
-    /// Its layer; `None` for integer and bool tensors, which are copied.
+    /// Its layer; `None` for tensors that are copied: integers, bools, and what the recipe says.
     pub layer: Option<usize>,
+    /// Why the recipe has it copied; all of `places` are then the same.
+    pub taken: Option<Taken>,
     /// Index into [`Plan::settings`].
     pub settings: usize,
     /// Where it lies in each source.
@@ -193,7 +255,7 @@ impl PlannedTensor {
 
     /// Bytes that are read of the tensor in one source.
     pub fn source_bytes(&self, source: usize) -> u64 {
-        self.places[source].read_bytes(self.elements)
+        if self.taken.is_some() && source > 0 { 0 } else { self.places[source].read_bytes(self.elements) }
     }
 
     /// Whether any of these sources is a delta file.
@@ -203,30 +265,48 @@ impl PlannedTensor {
 }
 
 impl Plan {
-    /// Aligns the models and settles everything else. `base` must be given if the recipe names one.
-    pub fn new(recipe: Recipe, base: Option<Inventory>, experts: Vec<Inventory>, options: Options) -> Result<Self> {
+    /// Aligns the models and settles everything else. `models` are those of [`Recipe::references`], in order.
+    pub fn new(recipe: Recipe, models: Vec<Inventory>, options: Options) -> Result<Self> {
         recipe.check()?;
-        assert_eq!(recipe.base.is_some(), base.is_some());
-        assert_eq!(recipe.experts.len(), experts.len());
-        let has_base = base.is_some();
-        let inventories: Vec<Inventory> = base.into_iter().chain(experts).collect();
-        let id = identity(&recipe, &inventories, &options);
-        let mut tensors = align::align(&inventories, recipe.dtype)?;
+        let has_base = recipe.base.is_some();
+        let id = identity(&recipe, &models, &options);
+        let known = Models::new(&recipe, &models);
+        let sources = sources(&recipe, &known);
+        let Assembly { rows, restacked } = assemble::assemble(&recipe, &known)?;
+        let labels: Vec<String> = sources.iter().map(|s| s.label.clone()).collect();
+        let mut tensors = align::align(&rows, &labels, &known, recipe.dtype)?;
         let floats = tensors.iter().filter(|t| t.dtype.is_float()).map(|t| t.name.as_str());
         recipe.check_names(&floats.collect())?;
         let layers = layers::build(&mut tensors, recipe.lwptv.as_ref().map(|l| &l.layer));
-        let settings = depth::settle(&mut tensors, &recipe)?;
+        let settings = depth::settle(&mut tensors, &rows, &recipe, &known)?;
         let shards = layout::lay_out(&mut tensors, options.shard_bytes);
-        let (sources, files) = flatten(inventories);
+        let reference = |r: &Row| r.cells[0].map(|c| (c.model, models[c.model].tensors[c.tensor].name.as_str()));
+        let in_base = |r: &Row| r.taken != Some(Taken::CopiedFrom) && reference(r) == Some((0, r.name.as_str()));
+        let fits_base = has_base && rows.iter().all(in_base);
+        let ends_in_head = |name: &str| name.ends_with("lm_head.weight");
+        let stands_in = |r: &Row| ends_in_head(&r.name) && reference(r).is_some_and(|(_, name)| !ends_in_head(name));
+        let head = match models[sources[0].models[0]].tied {
+            false => Head::Own,
+            true if rows.iter().any(stands_in) => Head::Untied,
+            true => Head::Tied,
+        };
+        drop(rows);
+        let (models, files) = flatten(models);
 
         let elements = layers.iter().map(|l| l.elements).sum();
         let form = recipe.method.basis.form(has_base);
         let model = describe(&recipe, &options, &settings, (tensors.len(), elements), form);
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let surveys = method.surveys(&settings);
+        if surveys > 0 && method.tensor_bytes(1).is_none() && !recipe.has_same_tasks() {
+            let problem = "these settings rank values over the whole model, but the slices list different models; list the \
+                           same models in the same order in every slice";
+            return Err(Error::recipe("slices", problem));
+        }
         let waves = Waves::new(&tensors, method.as_ref(), options.wave_bytes.unwrap_or(options.memory_bytes / 4));
         let elements_pruned = recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element));
-        let ranking = if elements_pruned { Largest::resident_bytes(recipe.experts.len(), options.threads) } else { 0 };
+        let ranking =
+            if elements_pruned { Largest::resident_bytes(recipe.experts().len(), options.threads) } else { 0 };
         let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking);
         for t in &mut tensors {
             let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
@@ -250,7 +330,7 @@ impl Plan {
             let resident = resident + options.threads * coders;
             Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)
         };
-        let delta = options.delta && has_base;
+        let delta = options.delta && fits_base;
         let budget = budget_of(delta).map_err(|error| match error {
             Error::BudgetTooSmall { given, needed } if delta && budget_of(false).is_ok() => {
                 Error::DeltaBudgetTooSmall { given, needed }
@@ -260,12 +340,16 @@ impl Plan {
         let mut plan = Self {
             recipe,
             options,
+            models,
             sources,
             has_base,
             files,
             tensors,
             layers,
             settings,
+            restacked,
+            head,
+            fits_base,
             shards,
             surveys,
             waves,
@@ -299,7 +383,7 @@ impl Plan {
     }
 
     /// The sources of the experts.
-    pub fn experts(&self) -> std::ops::Range<usize> {
+    pub fn experts(&self) -> Range<usize> {
         usize::from(self.has_base)..self.sources.len()
     }
 
@@ -310,7 +394,7 @@ impl Plan {
 
     /// Whether the output's delta file is written.
     pub fn writes_delta(&self) -> bool {
-        self.options.delta && self.has_base
+        self.options.delta && self.fits_base
     }
 
     /// The source whose order, side files and copied tensors the output takes.
@@ -318,7 +402,50 @@ impl Plan {
         0
     }
 
-    /// Elements of all float tensors.
+    /// The model whose side files the output takes.
+    pub fn reference_model(&self) -> &PlannedModel {
+        &self.models[self.sources[self.reference()].models[0]]
+    }
+
+    /// What the merge will make, as the model `label` at `path`.
+    pub fn result(&self, label: &str, path: &Path) -> Inventory {
+        let file = |s: &Shard| FileEntry {
+            name: s.name.clone(),
+            path: path.join(&s.name),
+            bytes: s.file_bytes(),
+            header_blake3: self.id.clone(),
+        };
+        let entry = |t: &PlannedTensor| Entry {
+            name: t.name.clone(),
+            dtype: t.dtype,
+            shape: t.shape.clone(),
+            file: t.shard,
+            offset: t.offset,
+            bytes: t.bytes(),
+            coded: None,
+        };
+        Inventory {
+            label: label.to_owned(),
+            path: path.to_owned(),
+            files: self.shards.iter().map(file).collect(),
+            tensors: self.tensors.iter().map(entry).collect(),
+            error_bound: None,
+            tied: self.head == Head::Tied,
+        }
+    }
+
+    /// The names of all models that the merge is made from, stages looked through.
+    pub fn origins(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in self.models.iter().flat_map(PlannedModel::origins) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Elements of all float tensors that are merged.
     pub fn elements(&self) -> u64 {
         self.layers.iter().map(|l| l.elements).sum()
     }
@@ -384,8 +511,11 @@ impl Plan {
                 self.recipe.method.name
             ));
         }
+        if self.options.delta && self.has_base && !self.fits_base {
+            warnings.push("no delta file is written: not every tensor is the base's of the same name".into());
+        }
         if self.layers.is_empty() {
-            warnings.push("no float tensors: everything is copied".into());
+            warnings.push("no float tensors are merged: everything is copied".into());
         }
         let lossy: Vec<f64> = self.sources.iter().filter_map(|s| s.error_bound).collect();
         if !lossy.is_empty() {
@@ -404,7 +534,7 @@ fn describe<'a>(
     (tensors, elements): (usize, u64),
     form: Form,
 ) -> Model<'a> {
-    let (experts, seed, base_expert) = (recipe.experts.len(), options.seed, recipe.base_expert());
+    let (experts, seed, base_expert) = (recipe.experts().len(), options.seed, recipe.base_expert());
     Model { experts, elements, settings, seed, tensors, form, base_expert }
 }
 
@@ -448,13 +578,33 @@ fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> St
     blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
 }
 
-fn flatten(inventories: Vec<Inventory>) -> (Vec<Source>, Vec<PlannedFile>) {
-    let (mut sources, mut files) = (Vec::new(), Vec::new());
-    for (source, inventory) in inventories.into_iter().enumerate() {
-        for f in inventory.files {
-            files.push(PlannedFile { source, name: f.name, path: f.path, bytes: f.bytes });
+/// The base and the experts, each with all models that its tensors come from.
+fn sources(recipe: &Recipe, models: &Models<'_>) -> Vec<Source> {
+    let mut sources: Vec<Vec<usize>> = Vec::new();
+    for slice in recipe.slices() {
+        for (source, (reference, _)) in slice.origins().enumerate() {
+            sources.resize_with(sources.len().max(source + 1), Vec::new);
+            let model = models.index(reference);
+            if !sources[source].contains(&model) {
+                sources[source].push(model);
+            }
         }
-        sources.push(Source { label: inventory.label, path: inventory.path, error_bound: inventory.error_bound });
     }
-    (sources, files)
+    let source = |of: Vec<usize>| {
+        let inventories = || of.iter().map(|&m| &models.inventories[m]);
+        let label = inventories().map(|i| i.label.as_str()).collect::<Vec<_>>().join(", ");
+        let error_bound = inventories().filter_map(|i| i.error_bound).reduce(f64::max);
+        Source { label, models: of, error_bound }
+    };
+    sources.into_iter().map(source).collect()
+}
+
+fn flatten(inventories: Vec<Inventory>) -> (Vec<PlannedModel>, Vec<PlannedFile>) {
+    let (mut models, mut files) = (Vec::new(), Vec::new());
+    for Inventory { label, path, files: own, error_bound, .. } in inventories {
+        let first = files.len();
+        files.extend(own.into_iter().map(|f| PlannedFile { name: f.name, path: f.path, bytes: f.bytes }));
+        models.push(PlannedModel { label, path, files: first..files.len(), error_bound, made_from: None });
+    }
+    (models, files)
 }

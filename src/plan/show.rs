@@ -23,7 +23,7 @@ impl fmt::Display for Plan {
         }
         for (i, s) in self.sources.iter().enumerate() {
             let role = if self.base() == Some(i) { "base" } else { "expert" };
-            let files = self.files.iter().filter(|p| p.source == i).count();
+            let files: usize = s.models.iter().map(|&m| self.models[m].files.len()).sum();
             writeln!(
                 f,
                 "{role:<9} {} ({}, {files} {})",
@@ -39,9 +39,17 @@ impl fmt::Display for Plan {
             self.tensors.len(),
             self.tensors.iter().map(|t| t.elements).sum::<u64>()
         )?;
-        match self.tensors.len() - floats {
+        let taken = self.tensors.iter().filter(|t| t.taken.is_some()).count();
+        match self.tensors.len() - floats - taken {
+            0 => {}
+            n => write!(f, "; {n} of integers or bools, copied")?,
+        }
+        match taken {
             0 => writeln!(f)?,
-            n => writeln!(f, "; {n} of integers or bools, copied")?,
+            n => writeln!(f, "; {n} copied as the recipe says")?,
+        }
+        for r in &self.restacked {
+            writeln!(f, "stack     {}: {} layers, {} in the first source", r.stack, r.layers.len(), r.height)?;
         }
         writeln!(f, "layers    {}", self.layers.len())?;
         self.show_passes(f)?;

@@ -4,19 +4,22 @@ use super::lwptv::Lwptv;
 use super::node::{Node, Value};
 use super::setting::Setting;
 use super::suggest::unknown;
-use super::{Expert, Parameters, Recipe};
+use super::{CopyFrom, Parameters, Recipe, structure};
 use crate::error::{Error, Result};
-use crate::limits::MODELS_MAX;
 use crate::method::{self, Basis, Entry, METHODS, Scope};
 use crate::tensor::Dtype;
+use std::collections::BTreeSet;
 
 const KEYS: &[&str] = &[
+    "name",
     "merge_method",
     "base_model",
     "models",
     "slices",
     "modules",
     "parameters",
+    "exclude",
+    "copy_from",
     "dtype",
     "out_dtype",
     "tokenizer_source",
@@ -28,6 +31,15 @@ const KEYS: &[&str] = &[
 
 /// Parameters that mergekit files carry whatever the method.
 const CARRIED: &[&str] = &["int8_mask", "normalize", "rescale"];
+
+/// Parameters of old mergekit files.
+const REMOVED: &[&str] = &["embed_slerp"];
+
+/// What is needed to read parameters, and what is noted meanwhile.
+pub(super) struct Context {
+    pub method: &'static Entry,
+    pub notes: Vec<String>,
+}
 
 pub fn parse(text: &str) -> Result<Recipe> {
     let value = Value::parse(text).map_err(|e| Error::recipe("recipe", format!("not valid YAML: {e}")))?;
@@ -42,14 +54,14 @@ pub fn parse(text: &str) -> Result<Recipe> {
 
     let name = field("merge_method").ok_or_else(|| root.error("`merge_method` is missing"))?;
     let method = find_method(name)?;
-    let mut notes = Vec::new();
     let base = field("base_model").map(reference).transpose()?;
-    let models = field("models").ok_or_else(|| root.error("`models` is missing: the list of models to merge"))?;
-    let experts = experts(models, method, base.as_deref(), &mut notes)?;
+    let mut context = Context { method, notes: Vec::new() };
+    let modules = structure::modules(&root, base.as_deref(), &mut context)?;
     let parameters = match field("parameters") {
-        Some(node) => parameters(node, method, &mut notes)?,
+        Some(node) => parameters(node, &mut context)?,
         None => Parameters::new(),
     };
+    let base = base.or_else(|| modules[0].slices[0].base.as_ref().map(|b| b.model.clone()));
     if base.is_none() && method.basis == Basis::TaskVectors {
         let problem = format!("missing: {} adds up task vectors, which are differences from the base", method.name);
         return Err(Error::recipe("base_model", problem));
@@ -58,14 +70,17 @@ pub fn parse(text: &str) -> Result<Recipe> {
     field("dtype").map(self::dtype).transpose()?;
     let lwptv = fields.iter().find(|(key, _)| *key == "lwptv").map(|(_, node)| Lwptv::parse(node)).transpose()?;
     let coefficients = field("coefficients").map(|n| n.text().map(str::to_owned)).transpose()?;
-    notes.dedup();
-    Ok(Recipe { text: text.to_owned(), method, base, experts, parameters, coefficients, lwptv, dtype, notes })
+    let exclude = field("exclude").map_or(Ok(Vec::new()), patterns)?;
+    let copy_from = field("copy_from").map_or(Ok(Vec::new()), copies)?;
+    let mut notes = context.notes;
+    let mut told = BTreeSet::new();
+    notes.retain(|n| told.insert(n.clone()));
+    let text = text.to_owned();
+    Ok(Recipe { text, method, base, modules, parameters, exclude, copy_from, coefficients, lwptv, dtype, notes })
 }
 
 fn refuse_what_is_not_there_yet<'a, 'b: 'a>(field: &impl Fn(&str) -> Option<&'a Node<'b>>) -> Result<()> {
     for (key, advice) in [
-        ("slices", "use the `models` form"),
-        ("modules", "use the `models` form"),
         ("tokenizer", "leave it out: the base's tokenizer files are copied"),
         ("chat_template", "leave it out: the base's is copied"),
     ] {
@@ -87,59 +102,33 @@ fn find_method(node: &Node<'_>) -> Result<&'static Entry> {
     method::find(name).ok_or_else(|| node.error(unknown("merge_method", name, &names)))
 }
 
-fn experts(
-    node: &Node<'_>,
-    method: &'static Entry,
-    base: Option<&str>,
-    notes: &mut Vec<String>,
-) -> Result<Vec<Expert>> {
-    let mut experts = Vec::new();
-    for (index, item) in node.list()?.into_iter().enumerate() {
-        let (mut model, mut own) = (None, Parameters::new());
-        for (key, child) in item.map()? {
-            match key {
-                "model" => model = Some(reference(&child)?),
-                "parameters" if *child.value == Value::Null => {}
-                "parameters" => own = model_parameters(&child, method, notes)?,
-                _ => return Err(child.error(unknown("key", key, &["model", "parameters"]))),
-            }
-        }
-        let model = model.ok_or_else(|| item.error("`model` is missing"))?;
-        // As in mergekit: a base that is listed among the models adds no task vector of its own.
-        if method.basis != Basis::Weights && base.is_some_and(|b| same_path(b, &model)) {
-            notes.push(format!("`{model}` is the base: listed under models, it adds no task vector"));
-            continue;
-        }
-        experts.push(Expert { index, model, parameters: own });
-    }
-    if experts.is_empty() || experts.len() > MODELS_MAX {
-        return Err(node.error(format!("expected 1 to {MODELS_MAX} models besides the base, got {}", experts.len())));
-    }
-    Ok(experts)
-}
-
 /// Whether two references are the same but for a trailing slash or a leading `./`.
-pub(super) fn same_path(a: &str, b: &str) -> bool {
-    let plain = |s: &str| s.trim_start_matches("./").trim_end_matches('/').to_owned();
+pub fn same_path(a: &str, b: &str) -> bool {
+    fn plain(s: &str) -> &str {
+        s.trim_start_matches("./").trim_end_matches('/')
+    }
     plain(a) == plain(b)
 }
 
-fn model_parameters(node: &Node<'_>, method: &'static Entry, notes: &mut Vec<String>) -> Result<Parameters> {
-    let own = parameters(node, method, notes)?;
-    let global = |name: &&str| method.parameters.iter().any(|p| p.name == *name && p.scope == Scope::Global);
+/// What stands under a model: mergekit ignores global parameters there.
+pub(super) fn model_parameters(node: &Node<'_>, context: &mut Context) -> Result<Parameters> {
+    let own = parameters(node, context)?;
+    let global = |name: &&str| context.method.parameters.iter().any(|p| p.name == *name && p.scope == Scope::Global);
     match own.keys().copied().find(global) {
         Some(name) => Err(node.error(format!("`{name}` is not per model; give it under the top-level parameters"))),
         None => Ok(own),
     }
 }
 
-fn parameters(node: &Node<'_>, method: &'static Entry, notes: &mut Vec<String>) -> Result<Parameters> {
+pub(super) fn parameters(node: &Node<'_>, context: &mut Context) -> Result<Parameters> {
+    let Context { method, notes } = context;
     let mut parameters = Parameters::new();
     for (name, child) in node.map()? {
         match method.parameters.iter().find(|p| p.name == name) {
             Some(p) => {
                 parameters.insert(p.name, Setting::parse(&child, p.kind)?);
             }
+            None if REMOVED.contains(&name) => notes.push(format!("`{name}` is gone from mergekit too: no effect")),
             None if CARRIED.contains(&name) => notes.push(format!("`{name}` has no effect on {}", method.name)),
             None => {
                 let names: Vec<&str> = method.parameters.iter().map(|p| p.name).collect();
@@ -152,7 +141,7 @@ fn parameters(node: &Node<'_>, method: &'static Entry, notes: &mut Vec<String>) 
 }
 
 /// `path` or `{model: path}` or `{model: {path: path, revision: r}}`.
-fn reference(node: &Node<'_>) -> Result<String> {
+pub(super) fn reference(node: &Node<'_>) -> Result<String> {
     let Value::Map(_) = node.value else { return plain_reference(node) };
     let mut text = None;
     let mut revision = None;
@@ -167,6 +156,35 @@ fn reference(node: &Node<'_>) -> Result<String> {
     }
     let text = text.ok_or_else(|| node.error("`model` is missing"))?;
     Ok(revision.map_or(text.clone(), |r| format!("{text}@{r}")))
+}
+
+/// A pattern or a list of them.
+fn patterns(node: &Node<'_>) -> Result<Vec<String>> {
+    let one = |n: &Node<'_>| match n.text()? {
+        "" => Err(n.error("expected a part of tensor names, got empty text")),
+        text => Ok(text.to_owned()),
+    };
+    match node.value {
+        Value::List(_) => node.list()?.iter().map(one).collect(),
+        _ => one(node).map(|p| vec![p]),
+    }
+}
+
+fn copies(node: &Node<'_>) -> Result<Vec<CopyFrom>> {
+    let copy = |item: &Node<'_>| {
+        let (mut filter, mut model) = (None, None);
+        for (key, child) in item.map()? {
+            match key {
+                "filter" => filter = patterns(&child)?.pop(),
+                "model" => model = Some(reference(&child)?),
+                _ => return Err(child.error(unknown("key", key, &["filter", "model"]))),
+            }
+        }
+        let filter = filter.ok_or_else(|| item.error("`filter` is missing: a part of tensor names"))?;
+        let model = model.ok_or_else(|| item.error("`model` is missing"))?;
+        Ok(CopyFrom { place: item.place.clone(), filter, model })
+    };
+    node.list()?.iter().map(copy).collect()
 }
 
 const NO_LORA: &str = "LoRA adapters are not in this version of taskvec; merge the adapter into its base first";

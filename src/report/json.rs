@@ -33,8 +33,20 @@ pub struct Report {
     /// How far a value is at most from that of the merge of the exact models, before rounding and for the same mask;
     /// `null` if no input is lossy, or if the method says nothing.
     pub merge_error_bound: Option<f64>,
-    /// What the run cost.
+    /// The merges whose results were merged here, in order; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageReport>,
+    /// What the run cost; without that of `stages`.
     pub run: RunReport,
+}
+
+/// A merge whose result a later one took.
+#[derive(Debug, Serialize)]
+pub struct StageReport {
+    /// Its name.
+    pub name: String,
+    /// What was done.
+    pub report: Report,
 }
 
 /// A model that was read.

@@ -4,6 +4,8 @@ mod json;
 mod svg;
 mod table;
 
-pub use json::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
+pub use json::{
+    InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
+};
 pub use svg::{Picture, svg};
 pub use table::{Table, escape};

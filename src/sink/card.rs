@@ -1,19 +1,14 @@
 //! The model card: front matter that model hubs read, and what was merged, without dates, hosts or paths.
 
-use crate::plan::{Plan, Source};
+use crate::plan::{Plan, PlannedModel};
 use std::fmt::Write;
-use std::path::Path;
 
 /// The text of `README.md`.
 pub fn card(plan: &Plan) -> String {
-    let names: Vec<String> = plan.sources.iter().map(display_name).collect();
+    let names: Vec<String> = plan.models.iter().map(PlannedModel::display_name).collect();
     let mut text = String::from("---\nbase_model:\n");
-    let mut listed: Vec<&String> = Vec::new();
-    for name in &names {
-        if !listed.contains(&name) {
-            let _ = writeln!(text, "- {}", serde_json::json!(name));
-            listed.push(name);
-        }
+    for name in plan.origins() {
+        let _ = writeln!(text, "- {}", serde_json::json!(name));
     }
     text.push_str("library_name: transformers\ntags:\n- mergekit\n- merge\n- taskvec\n---\n\n# Merged model\n\n");
     let method = plan.recipe.method;
@@ -26,28 +21,14 @@ pub fn card(plan: &Plan) -> String {
             lwptv.eta
         );
     }
+    let of_source = |s: usize| plan.sources[s].models.iter().map(|&m| names[m].as_str()).collect::<Vec<_>>().join(", ");
     if let Some(base) = plan.base() {
-        let _ = writeln!(text, "Base: {}\n", names[base]);
+        let _ = writeln!(text, "Base: {}\n", of_source(base));
     }
     text.push_str("Merged:\n\n");
     for expert in plan.experts() {
-        let _ = writeln!(text, "* {}", names[expert]);
+        let _ = writeln!(text, "* {}", of_source(expert));
     }
     let _ = write!(text, "\nThe recipe (`mergekit_config.yml`):\n\n```yaml\n{}\n```\n", plan.recipe.text.trim_end());
     text
-}
-
-/// A hub id as it is; of a path only the last part.
-fn display_name(source: &Source) -> String {
-    let from_hub = source.path.iter().any(|part| part.to_string_lossy().starts_with("models--"));
-    if from_hub && !source.label.starts_with(['/', '.']) {
-        return source.label.clone();
-    }
-    let path = Path::new(&source.label);
-    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
-    match name(path).as_deref() {
-        Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),
-        other => other.map(str::to_owned),
-    }
-    .unwrap_or_else(|| "model".to_owned())
 }

@@ -1,9 +1,9 @@
 //! What travels with the weights: configuration, tokenizer, and every other small file of the base.
 
+use super::config::ConfigEdits;
 use crate::error::{Error, Result};
 use crate::limits::{SIDE_FILE_MAX_BYTES, SIDE_FILE_MAX_DEPTH};
 use crate::source::{Links, check_link};
-use crate::tensor::Dtype;
 use std::path::{Path, PathBuf};
 
 /// A file to be written beside the weights.
@@ -82,24 +82,14 @@ fn is_index(name: &str) -> bool {
 }
 
 impl SideFile {
-    /// Its content in the output: the same bytes, but for the dtype in `config.json` if the output has another.
-    pub fn content(&self, dtype: Option<Dtype>) -> Result<Vec<u8>> {
+    /// Its content in the output: the same bytes, but for what changes in `config.json`.
+    pub fn content(&self, edits: &ConfigEdits<'_>) -> Result<Vec<u8>> {
         let bytes = std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))?;
-        match dtype {
-            Some(dtype) if self.name == "config.json" => Ok(with_dtype(&bytes, dtype).unwrap_or(bytes)),
+        match edits.apply(&bytes) {
+            Some(edited) if self.name == "config.json" => Ok(edited),
             _ => Ok(bytes),
         }
     }
-}
-
-/// `config.json` with `torch_dtype` or `dtype` (as newer files call it) set; `None` if it is not what it should be.
-fn with_dtype(json: &[u8], dtype: Dtype) -> Option<Vec<u8>> {
-    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
-    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-    config.insert(key.to_owned(), dtype.torch_name().into());
-    let mut text = serde_json::to_vec_pretty(&config).ok()?;
-    text.push(b'\n');
-    Some(text)
 }
 
 #[cfg(test)]
@@ -119,12 +109,5 @@ mod tests {
         }
         let names: Vec<String> = find(root.path(), Links::Inside).unwrap().into_iter().map(|f| f.name).collect();
         assert_eq!(names, ["1_Pooling/config.json", "code.py", "config.json", "tokenizer.json"]);
-    }
-
-    #[test]
-    fn the_dtype_in_the_configuration_follows_the_output() {
-        let changed = |json: &str| String::from_utf8(with_dtype(json.as_bytes(), Dtype::BF16).unwrap()).unwrap();
-        assert!(changed(r#"{"z":1,"torch_dtype":"float32"}"#).contains("\"z\": 1,\n  \"torch_dtype\": \"bfloat16\""));
-        assert!(changed(r#"{"dtype":"float32"}"#).contains("\"dtype\": \"bfloat16\""));
     }
 }

@@ -52,6 +52,11 @@ impl Staging {
         Ok(Self { out, folder, lock_path, _lock: lock, existing, published: false })
     }
 
+    /// Fails if `out` is there and may not be replaced.
+    pub fn check(out: &Path, existing: Existing) -> Result<()> {
+        refuse_existing(&absolute(out)?, existing)
+    }
+
     /// The folder being filled.
     pub fn folder(&self) -> &Path {
         &self.folder

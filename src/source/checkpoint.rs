@@ -37,12 +37,22 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
         files.push(file);
         tensors.append(&mut entries);
     }
-    let inventory = Inventory { label: reference.to_owned(), path, files, tensors, error_bound: None };
+    let tied = says_tied(&found.root.join("config.json"));
+    let inventory = Inventory { label: reference.to_owned(), path, files, tensors, error_bound: None, tied };
     refuse_same_name_in_two_files(&inventory)?;
     if let Some((path, map)) = &found.index {
         compare_with_index(path, map, &inventory)?;
     }
     Ok(inventory)
+}
+
+/// Whether a configuration says `tie_word_embeddings: true`, itself or in a nested one.
+fn says_tied(path: &Path) -> bool {
+    let small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= INDEX_MAX_BYTES);
+    let text = if small { std::fs::read(path).unwrap_or_default() } else { Vec::new() };
+    let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let says = |part: &serde_json::Value| part["tie_word_embeddings"] == true;
+    says(&config) || config.as_object().is_some_and(|parts| parts.values().any(says))
 }
 
 fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {

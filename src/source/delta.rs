@@ -283,6 +283,7 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
         files: chain.iter().map(|d| d.file.clone()).collect(),
         tensors: last.index.tensors.iter().map(entry).collect(),
         error_bound: last.metadata.largest_error(),
+        tied: false,
     }
 }
 

@@ -8,7 +8,7 @@ use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, me
 use blake3::{CHUNK_LEN, Hash, Hasher};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const CHUNK: u64 = CHUNK_LEN as u64;
 
@@ -41,12 +41,16 @@ impl PieceHash {
         Self { bytes, state: Mutex::default() }
     }
 
-    /// Takes the bytes at `offset`. Each byte of the file must be given exactly once.
+    /// Takes the bytes at `offset`. What was given before is not looked at again: a file may be read for several tensors.
     pub fn update(&self, offset: u64, piece: &[u8]) {
         assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
-        if piece.is_empty() {
-            return;
+        let fresh = self.lock().claim(offset, offset + piece.len() as u64);
+        for range in fresh {
+            self.take(range.start, &piece[(range.start - offset) as usize..(range.end - offset) as usize]);
         }
+    }
+
+    fn take(&self, offset: u64, piece: &[u8]) {
         let end = offset + piece.len() as u64;
         let first_whole = offset.next_multiple_of(CHUNK).min(end);
         let last_whole = if end == self.bytes { end } else { end / CHUNK * CHUNK }.max(first_whole);
@@ -55,8 +59,7 @@ impl PieceHash {
         let at = |o: u64| (o - offset) as usize;
         let hashed = self.hash_subtrees(first_whole, &piece[at(first_whole)..at(last_whole)]);
 
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.cover(offset, end);
+        let mut state = self.lock();
         for (chunk, level, value) in hashed {
             state.insert(self.chunks(), chunk, level, value);
         }
@@ -66,19 +69,11 @@ impl PieceHash {
 
     /// The ranges that have not been given yet, in order.
     pub fn missing(&self) -> Vec<Range<u64>> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gaps = Vec::new();
-        let mut at = 0;
-        for (&start, &end) in &state.covered {
-            if at < start {
-                gaps.push(at..start);
-            }
-            at = end;
-        }
-        if at < self.bytes {
-            gaps.push(at..self.bytes);
-        }
-        gaps
+        self.lock().gaps(0, self.bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The hash. Panics if a byte is missing.
@@ -138,12 +133,37 @@ impl PieceHash {
 }
 
 impl State {
-    fn cover(&mut self, mut start: u64, mut end: u64) {
-        if let Some((&before, &before_end)) = self.covered.range(..start).next_back() {
-            assert!(before_end <= start, "a byte was given twice");
-            if before_end == start {
-                start = before;
+    /// The parts of a range that are not covered, which then are.
+    fn claim(&mut self, start: u64, end: u64) -> Vec<Range<u64>> {
+        let fresh = self.gaps(start, end);
+        fresh.iter().for_each(|range| self.cover(range.start, range.end));
+        fresh
+    }
+
+    /// The parts of a range that are not covered, in order.
+    fn gaps(&self, start: u64, end: u64) -> Vec<Range<u64>> {
+        let mut gaps = Vec::new();
+        let mut at = start;
+        let before = self.covered.range(..=start).next_back();
+        let inside = self.covered.range(start..end).filter(|(s, _)| **s > start);
+        for (&covered, &covered_end) in before.into_iter().chain(inside) {
+            if at < covered {
+                gaps.push(at..covered);
             }
+            at = at.max(covered_end);
+        }
+        if at < end {
+            gaps.push(at..end);
+        }
+        gaps
+    }
+
+    /// Covers a range of which nothing is covered.
+    fn cover(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&before, &before_end)) = self.covered.range(..start).next_back()
+            && before_end == start
+        {
+            start = before;
         }
         if let Some(after_end) = self.covered.remove(&end) {
             end = after_end;
@@ -194,10 +214,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_in_any_order_give_the_hash_of_the_file(
+        fn pieces_in_any_order_and_given_again_give_the_hash_of_the_file(
             bytes in prop_oneof![0usize..5000, Just(1024), Just(2048), Just(8192), 60_000usize..70_000],
             cuts in prop::collection::vec(0.0..1.0f64, 0..9),
             seed in any::<u64>(),
+            again in 0usize..3000,
         ) {
             let data: Vec<u8> = (0..bytes).map(|i| (i as u64).wrapping_mul(seed | 1).to_le_bytes()[2]).collect();
             let mut at: Vec<usize> = cuts.iter().map(|c| (c * bytes as f64) as usize).chain([0, bytes]).collect();
@@ -206,7 +227,12 @@ mod tests {
             pieces.sort_by_key(|p| (p.start as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let hash = PieceHash::new(bytes as u64);
             for piece in pieces {
-                hash.update(piece.start as u64, &data[piece]);
+                hash.update(piece.start as u64, &data[piece.clone()]);
+                // Again, and with what lies around it: as where a tensor is read for several places.
+                let around = piece.start / 3..(piece.end + again).min(bytes);
+                if again.is_multiple_of(3) {
+                    hash.update(around.start as u64, &data[around]);
+                }
             }
             prop_assert_eq!(hash.finish(), blake3::hash(&data));
         }

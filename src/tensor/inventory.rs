@@ -17,6 +17,8 @@ pub struct Inventory {
     pub tensors: Vec<Entry>,
     /// How far a value is at most from that of the model that it stands for, where a delta file is lossy.
     pub error_bound: Option<f64>,
+    /// Whether its configuration says that the head is the embedding.
+    pub tied: bool,
 }
 
 /// One weight file.

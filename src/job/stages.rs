@@ -1,0 +1,112 @@
+//! Merges one after another: results of earlier stages are written beside the output, as checkpoints, and removed.
+
+use super::{Run, merge_with, output, plan_with};
+use crate::error::{Error, Result};
+use crate::plan::{Options, Plan};
+use crate::recipe::Stages;
+use crate::report::{Report, StageReport};
+use crate::sink::{Existing, Locked, Staging, free_bytes};
+use crate::source::Links;
+use crate::tensor::{Bytes, Inventory};
+use std::path::{Path, PathBuf};
+
+/// The plans of all stages.
+#[derive(Debug)]
+pub struct StagedPlan {
+    /// Those of all stages but the last, by name.
+    pub before: Vec<(String, Plan)>,
+    /// The last: its output is the output.
+    pub last: Plan,
+}
+
+/// Plans all stages; results of earlier ones will lie in the folder that [`stages_folder`] gives.
+pub fn plan_stages(stages: Stages, folder: &Path, links: Links, options: Options, out: &Path) -> Result<StagedPlan> {
+    let place = stages_folder(out);
+    let (mut before, mut results) = (Vec::new(), Vec::<(Inventory, Vec<String>)>::new());
+    for stage in stages.before {
+        let options = Options { delta: false, ..options };
+        let in_stage = |e| in_stage(&stage.name, e);
+        let plan = plan_with(stage.recipe, folder, links, options, &results).map_err(in_stage)?;
+        results.push((plan.result(&stage.name, &place.join(&stage.name)), plan.origins()));
+        before.push((stage.name, plan));
+    }
+    let from_stage = stages.last.base.as_ref().is_some_and(|b| before.iter().any(|(name, _)| name == b));
+    let options = Options { delta: options.delta && !from_stage, ..options };
+    let mut last = plan_with(stages.last, folder, links, options, &results)?;
+    if from_stage {
+        last.warnings.push("no delta file is written: the base is the result of a stage".into());
+    }
+    Ok(StagedPlan { before, last })
+}
+
+fn in_stage(name: &str, error: Error) -> Error {
+    match error {
+        Error::Recipe { place, problem } => Error::recipe(format!("stage {name}: {place}"), problem),
+        other => other,
+    }
+}
+
+/// Where results of stages lie while `out` is made.
+fn stages_folder(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!(".{name}.stages"))
+}
+
+impl StagedPlan {
+    /// Bytes that all stages take on disk while the last is written, with the reserve.
+    pub fn disk_bytes(&self, links: Links) -> Result<Bytes> {
+        let before: u64 = self.before.iter().map(|(_, plan)| plan.output_bytes()).sum();
+        Ok(Bytes(before + output::disk_bytes(&self.last, links)?.0))
+    }
+
+    /// Runs all stages. `out` appears when it is complete, or not at all; results of stages before the last are removed.
+    pub fn merge(&self, out: &Path, run: &Run<'_>) -> Result<Report> {
+        if self.before.is_empty() {
+            return merge_with(&self.last, out, run, Vec::new());
+        }
+        let (needed, free) = (self.disk_bytes(run.links)?, free_bytes(out)?);
+        if needed > free {
+            return Err(Error::NoSpace { path: out.to_owned(), needed, free });
+        }
+        Staging::check(out, run.existing)?;
+        let results = Results::begin(out)?;
+        let mut reports = Vec::new();
+        for (name, plan) in &self.before {
+            tracing::info!("stage {name}");
+            let run = Run { delta: None, existing: Existing::Refuse, ..*run };
+            let report =
+                merge_with(plan, &results.folder.join(name), &run, Vec::new()).map_err(|e| in_stage(name, e))?;
+            reports.push(StageReport { name: name.clone(), report });
+        }
+        merge_with(&self.last, out, run, reports)
+    }
+}
+
+/// The folder with results of stages; removed when dropped.
+struct Results {
+    folder: PathBuf,
+    _lock: Locked,
+}
+
+impl Results {
+    /// Locks the folder's name and removes what a killed run left there.
+    fn begin(out: &Path) -> Result<Self> {
+        let folder = stages_folder(out);
+        if let Some(parent) = folder.parent() {
+            std::fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+        }
+        let lock = Locked::take(&folder.with_extension("stages.lock"), out)?;
+        match std::fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&folder, "remove")(e)),
+            _ => {}
+        }
+        std::fs::create_dir(&folder).map_err(Error::io(&folder, "make the folder"))?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
