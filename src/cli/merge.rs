@@ -182,6 +182,9 @@ fn tell_notes(plan: &Plan, args: &MergeArgs, common: &Common) {
     if !old.is_empty() {
         print::note(format_args!("note: {} have no effect here", old.join(", ")));
     }
+    if args.old.lora_merge_dtype.is_some() {
+        print::note(format_args!("note: adapters are applied in float32, tile by tile, without a merged copy"));
+    }
     for warning in &plan.warnings {
         print::note(format_args!("note: {}", taskvec::report::escape(warning)));
     }

@@ -69,9 +69,16 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
         let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
         return Err(Error::recipe("base_model", problem));
     }
+    if let Some(base) = recipe.base.as_ref().filter(|b| source::split_adapter(b, folder).is_ok_and(|s| s.is_some())) {
+        let problem = format!(
+            "`{base}` has an adapter; base_model must be a checkpoint. `taskvec merge --method passthrough --model {base} OUT` \
+             makes one"
+        );
+        return Err(Error::recipe("base_model", problem));
+    }
     let base = recipe.base.as_ref().map(|b| source::open(b, folder, links)).transpose()?;
     let open = |reference: &str| match &base {
-        _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links),
+        _ if !is_delta(Path::new(reference)) => source::open_expert(reference, folder, links),
         None => Err(Error::recipe(reference, "a delta file needs base_model: the checkpoint that it was made from")),
         Some(base) => open_delta(reference, folder, base),
     };

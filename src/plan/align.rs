@@ -3,7 +3,7 @@
 use super::{Place, PlannedTensor};
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_ELEMENTS, DIFFERENCES_SHOWN};
-use crate::tensor::{Dtype, Entry, Inventory};
+use crate::tensor::{Dtype, Entry, Factor, Inventory, LowRank};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -21,7 +21,8 @@ pub fn align(inventories: &[Inventory], dtype: Option<Dtype>) -> Result<Vec<Plan
         let place = |(names, first): (&BTreeMap<&str, &Entry>, &usize)| {
             let e = names[t.name.as_str()];
             let (file, coded) = (first + e.file, e.coded.clone());
-            Place { file, dtype: e.dtype, offset: e.offset, coded, first_file: *first }
+            let adapter = e.adapter.as_ref().map(|adapter| Box::new(from_file(adapter, *first)));
+            Place { file, dtype: e.dtype, offset: e.offset, coded, adapter, first_file: *first }
         };
         PlannedTensor {
             name: t.name.clone(),
@@ -37,6 +38,12 @@ pub fn align(inventories: &[Inventory], dtype: Option<Dtype>) -> Result<Vec<Plan
         }
     };
     Ok(inventories[0].tensors.iter().map(planned).collect())
+}
+
+/// The adapter with its files counted among all files of the plan.
+fn from_file(adapter: &LowRank, first: usize) -> LowRank {
+    let counted = |f: Factor| Factor { file: f.file + first, ..f };
+    LowRank { a: counted(adapter.a), b: counted(adapter.b), ..adapter.clone() }
 }
 
 fn differences(inventories: &[Inventory], by_name: &[BTreeMap<&str, &Entry>]) -> Vec<[String; 4]> {

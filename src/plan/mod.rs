@@ -2,6 +2,7 @@
 //!
 //! Pure: no file is opened here. After [`Plan::new`] no stage checks names, shapes, dtypes, settings or budgets again.
 
+mod adapter;
 mod align;
 mod budget;
 mod depth;
@@ -20,7 +21,7 @@ use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAU
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Coded, Dtype, Inventory};
+use crate::tensor::{Coded, Dtype, Inventory, LowRank};
 use std::path::PathBuf;
 
 /// Changes when the same recipe and inputs would give other bytes.
@@ -155,6 +156,8 @@ pub struct Place {
     pub offset: u64,
     /// How to make it from the base, where the source is a delta file.
     pub coded: Option<Coded>,
+    /// What an adapter adds to it; its files are indices into [`Plan::files`].
+    pub adapter: Option<Box<LowRank>>,
     /// What the files of `coded` count from.
     pub first_file: usize,
 }
@@ -162,16 +165,18 @@ pub struct Place {
 impl Place {
     /// Bytes that are read for a tensor of so many elements, the base not counted.
     pub fn read_bytes(&self, elements: u64) -> u64 {
-        match &self.coded {
-            None => elements * self.dtype.bytes() as u64,
-            Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
-        }
+        let adapter = self.adapter.as_ref().map_or(0, |a| a.bytes(elements));
+        adapter
+            + match &self.coded {
+                None => elements * self.dtype.bytes() as u64,
+                Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
+            }
     }
 
     /// Bytes that are held for one element while it is read and decoded.
     fn held_bytes(&self) -> usize {
         match &self.coded {
-            None => self.dtype.bytes(),
+            None => self.dtype.bytes() + self.adapter.as_ref().map_or(0, |a| adapter::row_bytes_per_element(a)),
             Some(coded) => {
                 let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
                 (if coded.links.len() > 1 { 4 } else { 2 }) * widest
@@ -235,6 +240,7 @@ impl Plan {
         let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
         let lossy = sources.iter().any(|s| s.error_bound.is_some());
         let decodes = tensors.iter().any(|t| t.is_coded(0..sources.len()));
+        let adapters = adapter::thread_bytes(&tensors);
         let budget_of = |delta: bool| {
             let block = |t: &PlannedTensor| {
                 let coded = t.is_coded(0..sources.len());
@@ -247,7 +253,7 @@ impl Plan {
             let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
             let coders =
                 CODER_BYTES * (usize::from(delta) + usize::from(decodes)) + if lossy { LOSSY_BYTES } else { 0 };
-            let resident = resident + options.threads * coders;
+            let resident = resident + options.threads * (coders + adapters);
             Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)
         };
         let delta = options.delta && has_base;

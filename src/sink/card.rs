@@ -40,10 +40,16 @@ pub fn card(plan: &Plan) -> String {
 /// A hub id as it is; of a path only the last part.
 fn display_name(source: &Source) -> String {
     let from_hub = source.path.iter().any(|part| part.to_string_lossy().starts_with("models--"));
-    if from_hub && !source.label.starts_with(['/', '.']) {
-        return source.label.clone();
+    // A model and its adapter are named alike.
+    let names: Vec<String> = source.label.split('+').map(|part| part_name(part, from_hub)).collect();
+    names.join("+")
+}
+
+fn part_name(label: &str, from_hub: bool) -> String {
+    if from_hub && !label.starts_with(['/', '.']) {
+        return label.to_owned();
     }
-    let path = Path::new(&source.label);
+    let path = Path::new(label);
     let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
     match name(path).as_deref() {
         Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),

@@ -275,6 +275,7 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
                 base: base.map(|b| (b.dtype, b.shape)),
                 statistics: t.statistics.filter(|_| chain.len() == 1),
             }),
+            adapter: None,
         }
     };
     Inventory {
