@@ -76,7 +76,7 @@ struct Bench(tempfile::TempDir);
 /// Matrices with their rows and columns, and whether they are embeddings.
 const MATRICES: [(&str, u64, u64, bool); 4] = [
     ("layers.0.q", 96, 70, false),
-    ("layers.0.up", 200, 130, false),
+    ("layers.0.up", 400, 700, false),
     ("layers.1.q", 3, 5000, false),
     ("embed", 700, 40, true),
 ];

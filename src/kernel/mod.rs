@@ -18,7 +18,7 @@ pub use deviate::{deviations, dot, magnitudes, squares};
 pub use elect::{elect_sum, keep_above, select_max, select_sum, select_weighted, trim};
 pub use element::{element_deviations, element_magnitudes};
 pub use keys::{magnitude_key, magnitude_of_key, number_of_key, signed_key};
-pub use low_rank::add_low_rank;
+pub use low_rank::{PANEL_COLUMNS, low_rank};
 pub use random::{draw, keep_at_random, keep_each_at_random};
 
 use pulp::Arch;

@@ -1,34 +1,35 @@
-//! The matrices of adapters as a tile needs them: widened, and added to its blocks as these are decoded.
+//! What adapters add to a tile, made of their two matrices when the tile is read.
 
 use super::job::{Tile, Work};
 use crate::error::Result;
-use crate::kernel;
-use crate::limits::ADAPTER_READ_BYTES;
+use crate::kernel::{self, PANEL_COLUMNS};
+use crate::limits::{ADAPTER_PANEL_COLUMNS, ADAPTER_READ_BYTES};
 use crate::plan::Plan;
 use crate::source::{Counter, Files};
 use crate::tensor::{Factor, LowRank};
 use std::ops::Range;
 
+const _: () = assert!(PANEL_COLUMNS == ADAPTER_PANEL_COLUMNS);
+
 /// One compute thread's matrices.
 #[derive(Debug)]
 pub struct Adapters {
     /// One per source.
-    sources: Vec<Pair>,
-    bytes: Vec<u8>,
-    piece: Vec<f32>,
+    sources: Vec<Adapter>,
+    pieces: Pieces,
 }
 
-/// What one source adds to a tile.
+/// What one source adds.
 #[derive(Clone, Debug, Default)]
-pub struct Pair {
+struct Adapter {
     /// The tensor that `v` is for.
     tensor: Option<usize>,
-    /// `rank` rows of as many columns as the tensor has.
+    /// The matrix that belongs to the tensor's columns, in panels.
     v: Vec<f32>,
-    /// A row for each row of the tensor that the tile touches.
+    /// The rows that the tile touches of the matrix that belongs to the tensor's rows.
     u: Vec<f32>,
-    /// The element of the tensor that the first row of `u` begins at.
-    first: u64,
+    /// What is added to the tile.
+    product: Vec<f32>,
 }
 
 /// A part of a stored matrix.
@@ -38,96 +39,118 @@ struct Part {
     stride: u64,
     rows: Range<u64>,
     columns: Range<u64>,
-    /// Whether the part is to be kept with its columns as rows.
-    turned: bool,
+}
+
+/// Buffers of a part as it is read.
+#[derive(Debug, Default)]
+struct Pieces {
+    bytes: Vec<u8>,
+    values: Vec<f32>,
 }
 
 impl Adapters {
     /// For a plan of so many sources.
     pub fn new(sources: usize) -> Self {
-        Self { sources: vec![Pair::default(); sources], bytes: Vec::new(), piece: Vec::new() }
+        Self { sources: vec![Adapter::default(); sources], pieces: Pieces::default() }
     }
 
-    /// Reads what the tile needs. What belongs to the columns of a tensor is read once for all its tiles in a row.
-    pub fn load(&mut self, plan: &Plan, files: &Files, work: &Work, tile: &Tile, counter: &Counter) -> Result<&[Pair]> {
+    /// Makes what is added to the tile. What belongs to a tensor's columns is read once for all its tiles in a row.
+    pub fn load(&mut self, plan: &Plan, files: &Files, work: &Work, tile: &Tile, counter: &Counter) -> Result<()> {
         let t = &plan.tensors[work.tensor];
-        let Self { sources, bytes, piece } = self;
         for &source in &work.sources {
             let Some(adapter) = &t.places[source].adapter else { continue };
-            let pair = &mut sources[source];
-            if pair.tensor != Some(work.tensor) {
-                pair.tensor = None;
-                widen(files, &columns_of(adapter), &mut pair.v, (bytes, piece), counter)?;
-                pair.tensor = Some(work.tensor);
+            let Adapter { tensor, v, u, product } = &mut self.sources[source];
+            if *tensor != Some(work.tensor) {
+                *tensor = None;
+                self.pieces.read_columns(files, adapter, v, counter)?;
+                *tensor = Some(work.tensor);
             }
-            let last = tile.start + tile.elements as u64 - 1;
-            let rows = tile.start / adapter.columns..last / adapter.columns + 1;
-            pair.first = rows.start * adapter.columns;
-            widen(files, &rows_of(adapter, rows, t.shape[0]), &mut pair.u, (bytes, piece), counter)?;
+            let rows = tile.start / adapter.columns..(tile.start + tile.elements as u64).div_ceil(adapter.columns);
+            let first = (tile.start - rows.start * adapter.columns) as usize;
+            self.pieces.read_rows(files, adapter, rows, t.shape[0], u, counter)?;
+            product.resize(tile.elements, 0.0);
+            let size = (adapter.rank as usize, adapter.columns as usize);
+            kernel::low_rank(u, v, size, first, adapter.scale, product);
         }
-        Ok(sources)
+        Ok(())
+    }
+
+    /// Adds to a decoded block of the tile that was loaded.
+    pub fn add(&self, source: usize, block: &Range<usize>, values: &mut [f32]) {
+        kernel::axpy(1.0, &self.sources[source].product[block.clone()], values);
     }
 }
 
-impl Pair {
-    /// Adds the product to a decoded block that begins at element `start` of the tensor.
-    pub fn add(&self, adapter: &LowRank, start: u64, block: &mut [f32]) {
-        let size = (adapter.rank as usize, adapter.columns as usize);
-        kernel::add_low_rank(&self.u, &self.v, size, (start - self.first) as usize, adapter.scale, block);
+impl Pieces {
+    fn read_columns(&mut self, files: &Files, a: &LowRank, v: &mut Vec<f32>, counter: &Counter) -> Result<()> {
+        let (_, factor) = a.outer();
+        let (rank, columns) = (a.rank as usize, a.columns as usize);
+        v.resize(rank * columns.next_multiple_of(PANEL_COLUMNS), 0.0);
+        let mut place = |k: usize, column: usize, x: f32| {
+            v[(column / PANEL_COLUMNS * rank + k) * PANEL_COLUMNS + column % PANEL_COLUMNS] = x;
+        };
+        if a.transposed {
+            let part = Part { factor, stride: a.rank, rows: 0..a.columns, columns: 0..a.rank };
+            self.read(files, &part, counter, |column, k, x| place(k, column, x))
+        } else {
+            let part = Part { factor, stride: a.columns, rows: 0..a.rank, columns: 0..a.columns };
+            self.read(files, &part, counter, place)
+        }
     }
-}
 
-fn columns_of(adapter: &LowRank) -> Part {
-    let (_, factor) = adapter.outer();
-    let (rank, columns) = (adapter.rank, adapter.columns);
-    if adapter.transposed {
-        Part { factor, stride: rank, rows: 0..columns, columns: 0..rank, turned: true }
-    } else {
-        Part { factor, stride: columns, rows: 0..rank, columns: 0..columns, turned: false }
+    /// Of the matrix that has `of` rows or columns.
+    fn read_rows(
+        &mut self,
+        files: &Files,
+        a: &LowRank,
+        rows: Range<u64>,
+        of: u64,
+        u: &mut Vec<f32>,
+        counter: &Counter,
+    ) -> Result<()> {
+        let (factor, _) = a.outer();
+        let rank = a.rank as usize;
+        u.resize((rows.end - rows.start) as usize * rank, 0.0);
+        if a.transposed {
+            let part = Part { factor, stride: of, rows: 0..a.rank, columns: rows };
+            self.read(files, &part, counter, |k, row, x| u[row * rank + k] = x)
+        } else {
+            let part = Part { factor, stride: a.rank, rows, columns: 0..a.rank };
+            self.read(files, &part, counter, |row, k, x| u[row * rank + k] = x)
+        }
     }
-}
 
-fn rows_of(adapter: &LowRank, rows: Range<u64>, of: u64) -> Part {
-    let (factor, _) = adapter.outer();
-    let rank = adapter.rank;
-    if adapter.transposed {
-        Part { factor, stride: of, rows: 0..rank, columns: rows, turned: true }
-    } else {
-        Part { factor, stride: rank, rows, columns: 0..rank, turned: false }
-    }
-}
-
-/// Reads a part and widens it into `out`.
-fn widen(
-    files: &Files,
-    part: &Part,
-    out: &mut Vec<f32>,
-    (bytes, piece): (&mut Vec<u8>, &mut Vec<f32>),
-    counter: &Counter,
-) -> Result<()> {
-    let Factor { file, offset, dtype } = part.factor;
-    let (height, width) = (part.rows.end - part.rows.start, part.columns.end - part.columns.start);
-    out.resize((height * width) as usize, 0.0);
-    // Whole rows lie one after another.
-    let (runs, length) = if width == part.stride { (1, height * width) } else { (height, width) };
-    let step = (ADAPTER_READ_BYTES / dtype.bytes()) as u64;
-    for run in 0..runs {
-        let first = (part.rows.start + run) * part.stride + part.columns.start;
-        for at in (0..length).step_by(step as usize) {
-            let count = step.min(length - at) as usize;
-            let place = offset + (first + at) * dtype.bytes() as u64;
-            let read = files.read(file, place, count * dtype.bytes(), bytes, counter)?;
-            let start = (run * width + at) as usize;
-            if part.turned {
-                piece.resize(count, 0.0);
-                dtype.decode(read, piece);
-                for (i, &x) in (start..).zip(&*piece) {
-                    out[i % width as usize * height as usize + i / width as usize] = x;
+    /// Shows row, column (both counted from the part's first) and value of each element of a part.
+    fn read(
+        &mut self,
+        files: &Files,
+        part: &Part,
+        counter: &Counter,
+        mut place: impl FnMut(usize, usize, f32),
+    ) -> Result<()> {
+        let Factor { file, offset, dtype } = part.factor;
+        let (height, width) = (part.rows.end - part.rows.start, part.columns.end - part.columns.start);
+        // Whole rows lie one after another.
+        let (runs, length) = if width == part.stride { (1, height * width) } else { (height, width) };
+        let step = ADAPTER_READ_BYTES / dtype.bytes();
+        for run in 0..runs {
+            let first = (part.rows.start + run) * part.stride + part.columns.start;
+            for at in (0..length).step_by(step) {
+                let count = (step as u64).min(length - at) as usize;
+                let from = offset + (first + at) * dtype.bytes() as u64;
+                let read = files.read(file, from, count * dtype.bytes(), &mut self.bytes, counter)?;
+                self.values.resize(count, 0.0);
+                dtype.decode(read, &mut self.values);
+                let (mut row, mut column) = ((run + at / width) as usize, (at % width) as usize);
+                for &x in &self.values {
+                    place(row, column, x);
+                    column += 1;
+                    if column == width as usize {
+                        (row, column) = (row + 1, 0);
+                    }
                 }
-            } else {
-                dtype.decode(read, &mut out[start..start + count]);
             }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! One compute thread's buffers, and the step from tile bytes to blocks of `f32`.
 
-use super::adapter::{Adapters, Pair};
+use super::adapter::Adapters;
 use super::decode::{Decoder, Wanted};
 use super::elements::Kept;
 use super::job::{Tile, Work, range};
@@ -38,8 +38,8 @@ pub struct Spans<'a> {
     spans: Vec<(Span<'a>, usize)>,
     /// The base in natural order and the order of each block, where the spans are permuted.
     order: Option<(Span<'a>, &'a [Permutation])>,
-    /// What adapters add, by source.
-    adapters: &'a [Pair],
+    /// What adapters add, where there are any.
+    adapters: Option<&'a Adapters>,
 }
 
 /// In which order a pass may see the elements of a delta file's block.
@@ -93,14 +93,14 @@ impl<'a> Spans<'a> {
         order: Order,
     ) -> Result<Self> {
         let t = &engine.plan.tensors[work.tensor];
-        let adapters = reader.adapters.load(engine.plan, engine.files, work, tile, counter)?;
+        reader.adapters.load(engine.plan, engine.files, work, tile, counter)?;
         let read = match t.is_coded(work.sources.iter().copied()) {
             true if order == Order::Any && permutable(engine, work, tile) => Self::decode_permuted,
             true => Self::decode_all,
             false => Self::read_stored,
         };
         let spans = read(engine, work, tile, &mut reader.buffers, counter, hash)?;
-        Ok(Self { adapters, ..spans })
+        Ok(Self { adapters: Some(&reader.adapters), ..spans })
     }
 
     /// The same where no source is a delta file.
@@ -121,7 +121,7 @@ impl<'a> Spans<'a> {
             }
             spans.push((span, 0));
         }
-        Ok(Self { engine, work, tile, spans, order: None, adapters: &[] })
+        Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
 
     /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
@@ -177,7 +177,7 @@ impl<'a> Spans<'a> {
             }
             spans.insert(0, (base, skip));
         }
-        Ok(Self { engine, work, tile, spans, order: None, adapters: &[] })
+        Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
 
     /// The same in the order of the base's exponents, found once for all sources.
@@ -219,7 +219,7 @@ impl<'a> Spans<'a> {
             decoder.decode_permuted(engine.files, wanted, elements.clone(), orders, counter, hashes, buffer)?;
             spans.push((Span::Read(buffer), 0));
         }
-        Ok(Self { engine, work, tile, spans, order: Some((base, orders)), adapters: &[] })
+        Ok(Self { engine, work, tile, spans, order: Some((base, orders)), adapters: None })
     }
 
     /// The base's bytes in natural order.
@@ -261,8 +261,8 @@ impl<'a> Spans<'a> {
         let size = place.dtype.bytes();
         out.resize(block.len(), 0.0);
         place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
-        if let Some(adapter) = &place.adapter {
-            self.adapters[source].add(adapter, self.tile.start + block.start as u64, out);
+        if let Some(adapters) = self.adapters.filter(|_| place.adapter.is_some()) {
+            adapters.add(source, block, out);
         }
     }
 

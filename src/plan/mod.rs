@@ -176,7 +176,7 @@ impl Place {
     /// Bytes that are held for one element while it is read and decoded.
     fn held_bytes(&self) -> usize {
         match &self.coded {
-            None => self.dtype.bytes() + self.adapter.as_ref().map_or(0, |a| adapter::row_bytes_per_element(a)),
+            None => self.dtype.bytes() + self.adapter.as_ref().map_or(0, |a| adapter::element_bytes(a)),
             Some(coded) => {
                 let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
                 (if coded.links.len() > 1 { 4 } else { 2 }) * widest
