@@ -262,6 +262,8 @@ fn the_report_lists_the_adapters_files_with_their_hashes() {
             file(&adapter, "adapter_model.safetensors"),
         ]
     };
+    let adapter = |source: usize| report["inputs"][source]["adapter"].as_str().map(str::to_owned);
+    assert_eq!((adapter(0), adapter(3)), (None, Some(bench.path("./l2").display().to_string())));
     assert_eq!(files(0), expected(0)[..1]);
     (0..3).for_each(|k| assert_eq!(files(k + 1), expected(k)));
     let card = fs::read_to_string(bench.path("out/README.md")).unwrap();

@@ -137,6 +137,7 @@ impl Made<'_> {
         let input = |(i, s): (usize, &crate::plan::Source)| InputReport {
             role: if plan.base() == Some(i) { "base" } else { "expert" },
             path: s.path.display().to_string(),
+            adapter: s.adapter.as_ref().map(|a| a.display().to_string()),
             files: files(i),
             error_bound: s.error_bound,
         };

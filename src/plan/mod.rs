@@ -103,6 +103,8 @@ pub struct Source {
     pub label: String,
     /// Where it was found.
     pub path: PathBuf,
+    /// The folder of its adapter, if it has one.
+    pub adapter: Option<PathBuf>,
     /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
     pub error_bound: Option<f64>,
 }
@@ -460,7 +462,8 @@ fn flatten(inventories: Vec<Inventory>) -> (Vec<Source>, Vec<PlannedFile>) {
         for f in inventory.files {
             files.push(PlannedFile { source, name: f.name, path: f.path, bytes: f.bytes });
         }
-        sources.push(Source { label: inventory.label, path: inventory.path, error_bound: inventory.error_bound });
+        let Inventory { label, path, adapter, error_bound, .. } = inventory;
+        sources.push(Source { label, path, adapter, error_bound });
     }
     (sources, files)
 }

@@ -25,6 +25,7 @@ pub fn put_on(mut model: Inventory, label: &str, root: &Path, links: Links) -> R
     let file = model.files.len();
     model.files.push(weights);
     label.clone_into(&mut model.label);
+    model.adapter = Some(root.to_owned());
     let adapter = Adapter { path: &root.join(WEIGHTS), file, config: &config };
     adapter.put_on(&mut model.tensors, &entries)?;
     Ok(model)

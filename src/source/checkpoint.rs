@@ -39,7 +39,7 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
         files.push(file);
         tensors.append(&mut entries);
     }
-    let inventory = Inventory { label: reference.to_owned(), path, files, tensors, error_bound: None };
+    let inventory = Inventory { label: reference.to_owned(), path, adapter: None, files, tensors, error_bound: None };
     refuse_same_name_in_two_files(&inventory)?;
     if let Some((path, map)) = &found.index {
         compare_with_index(path, map, &inventory)?;
@@ -93,7 +93,7 @@ fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
         return hub::resolve(reference, hub::cache_folder().as_deref());
     }
     let problem = if reference.contains('+') {
-        "no such file or folder. An adapter (`MODEL+ADAPTER`) can stand under `models` only; \
+        "no such file or folder. A model with one adapter (`MODEL+ADAPTER`) can stand under `models` only; \
          `taskvec merge --method passthrough --model MODEL+ADAPTER OUT` makes a checkpoint of it"
     } else {
         "no such file or folder"

@@ -281,6 +281,7 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
     Inventory {
         label: reference.to_owned(),
         path: path.to_owned(),
+        adapter: None,
         files: chain.iter().map(|d| d.file.clone()).collect(),
         tensors: last.index.tensors.iter().map(entry).collect(),
         error_bound: last.metadata.largest_error(),

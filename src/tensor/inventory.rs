@@ -11,7 +11,9 @@ pub struct Inventory {
     pub label: String,
     /// The folder or file that it was found at.
     pub path: PathBuf,
-    /// The weight files, in the order of their names.
+    /// The folder of its adapter, if it has one.
+    pub adapter: Option<PathBuf>,
+    /// The weight files, in the order of their names; after them those of the adapter.
     pub files: Vec<FileEntry>,
     /// All tensors: file by file, by offset.
     pub tensors: Vec<Entry>,
