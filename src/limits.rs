@@ -23,6 +23,15 @@ pub const HEADER_MAX_BYTES: u64 = 100_000_000;
 /// A shard index may be this long at most.
 pub const INDEX_MAX_BYTES: u64 = 64 << 20;
 
+/// The configuration of an adapter may be this long at most.
+pub const ADAPTER_CONFIG_MAX_BYTES: u64 = 1 << 20;
+
+/// Columns of an adapter's matrix that are multiplied at once.
+pub const ADAPTER_PANEL_COLUMNS: usize = 64;
+
+/// Bytes of an adapter's matrix that are read at once: matrices are widened as a whole, so pieces may be small.
+pub const ADAPTER_READ_BYTES: usize = 64 << 10;
+
 /// A delta file's index may take this much when unpacked, as may its histograms.
 pub const DELTA_INDEX_MAX_BYTES: u64 = 256 << 20;
 

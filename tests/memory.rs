@@ -11,12 +11,19 @@ const MIB: u64 = 1 << 20;
 
 /// A checkpoint of `sizes` tensors of BF16 zeros: a sparse file.
 fn sparse_model(path: &Path, sizes: &[u64]) {
+    let tensors = sizes.iter().enumerate().map(|(i, bytes)| (format!("layers.{i}.weight"), vec![bytes / 2]));
+    sparse_tensors(path, tensors);
+}
+
+/// The same with these names and shapes.
+fn sparse_tensors(path: &Path, tensors: impl Iterator<Item = (String, Vec<u64>)>) {
     let mut header = serde_json::Map::new();
     let mut at = 0;
-    for (i, bytes) in sizes.iter().enumerate() {
-        let entry = serde_json::json!({"dtype": "BF16", "shape": [bytes / 2], "data_offsets": [at, at + bytes]});
-        header.insert(format!("layers.{i}.weight"), entry);
-        at += bytes;
+    for (name, shape) in tensors {
+        let end = at + 2 * shape.iter().product::<u64>();
+        let entry = serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [at, end]});
+        header.insert(name, entry);
+        at = end;
     }
     let json = serde_json::to_vec(&header).unwrap();
     let mut file = File::create(path).unwrap();
@@ -35,9 +42,14 @@ fn peak_of_merge(method: &[&str], sizes: &[u64], memory: &str, io: &str) -> (u64
         args.extend(["--model".into(), format!("e{k}.safetensors=0.3")]);
     }
     args.extend(["--eta", "0", "--memory", memory, "--io", io, "-j", "2"].map(String::from));
+    peak_of(root.path(), &args)
+}
+
+/// Peak memory of this merge, and the one that its plan states.
+fn peak_of(folder: &Path, args: &[String]) -> (u64, u64) {
     let run = |extra: &[&str]| {
         let output =
-            Command::cargo_bin("taskvec").unwrap().current_dir(root.path()).args(&args).args(extra).output().unwrap();
+            Command::cargo_bin("taskvec").unwrap().current_dir(folder).args(args).args(extra).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -46,7 +58,7 @@ fn peak_of_merge(method: &[&str], sizes: &[u64], memory: &str, io: &str) -> (u64
     let planned = taskvec::tensor::parse_size(&shown[..shown.find(" (").unwrap()]).unwrap();
     run(&["out"]);
     let report: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(root.path().join("out/taskvec.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(folder.join("out/taskvec.json")).unwrap()).unwrap();
     (report["run"]["peak_rss_bytes"].as_u64().unwrap(), planned)
 }
 
@@ -86,4 +98,41 @@ fn the_peak_stays_below_the_plan_for_many_tensors_of_odd_sizes() {
 #[test]
 fn the_peak_stays_below_the_plan_with_positioned_reads() {
     assert_holds(&[60 * MIB, 2, 60 * MIB], "128MiB", 128 * MIB, "pread");
+}
+
+/// Peaks of a merge of tensors of this shape with two adapters of this rank.
+fn peak_with_adapters(tensors: usize, (rows, columns): (u64, u64), rank: u64, memory: &str) -> (u64, u64) {
+    let root = tempfile::tempdir().unwrap();
+    let whole = |i: usize| (format!("layers.{i}.weight"), vec![rows, columns]);
+    sparse_tensors(&root.path().join("base.safetensors"), (0..tensors).map(whole));
+    let mut args: Vec<String> =
+        ["merge", "--base", "base.safetensors", "--method", "task_arithmetic"].map(String::from).into();
+    for k in 0..2 {
+        let folder = root.path().join(format!("l{k}"));
+        std::fs::create_dir(&folder).unwrap();
+        let config = serde_json::json!({"peft_type": "LORA", "r": rank, "lora_alpha": 1});
+        std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+        let name = |i: usize, letter: &str| format!("base_model.model.layers.{i}.lora_{letter}.weight");
+        let pair = |i: usize| [(name(i, "A"), vec![rank, columns]), (name(i, "B"), vec![rows, rank])];
+        sparse_tensors(&folder.join("adapter_model.safetensors"), (0..tensors).flat_map(pair));
+        args.extend(["--model".into(), format!("base.safetensors+l{k}=0.3")]);
+    }
+    args.extend(["--memory", memory, "-j", "2", "--no-delta"].map(String::from));
+    peak_of(root.path(), &args)
+}
+
+#[test]
+fn the_peak_stays_below_the_plan_with_wide_adapters_of_a_high_rank() {
+    // 164 MB of matrices: most of the peak.
+    let (peak, planned) = peak_with_adapters(2, (250, 20_000), 512, "280MiB");
+    assert!(planned <= 297_000_000, "the plan says {planned}");
+    assert!(peak <= planned + planned / 100, "peak {peak}, planned {planned}");
+}
+
+#[test]
+fn the_peak_stays_below_the_plan_with_adapters_on_tensors_of_many_short_rows() {
+    // A row of two elements takes 64 values of the adapter's.
+    let (peak, planned) = peak_with_adapters(4, (200_000, 2), 64, "128MiB");
+    assert!(planned <= 136_000_000, "the plan says {planned}");
+    assert!(peak <= planned + planned / 100, "peak {peak}, planned {planned}");
 }

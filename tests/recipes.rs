@@ -256,10 +256,18 @@ fn references_may_be_mappings() {
                 base_model: {model: {path: org/base, revision: v1.1}}\n\
                 models:\n\
                 - {model: {model: {path: org/x, revision: null}}, parameters: {weight: 1}}\n\
-                - {model: {path: ./y, lora: null}, parameters: {weight: 1}}\n";
+                - {model: {path: ./y, lora: null}, parameters: {weight: 1}}\n\
+                - {model: {model: {path: org/x, revision: v2}, lora: {path: org/l, revision: v3}}}\n\
+                - model: {path: ./y, lora: ./l}\n\
+                parameters: {weight: 1}\n";
     let recipe = Recipe::parse(text).unwrap();
     assert_eq!(recipe.base.as_deref(), Some("org/base@v1.1"));
-    assert_eq!(recipe.experts().iter().map(|e| e.model.as_str()).collect::<Vec<_>>(), ["org/x", "./y"]);
+    assert_eq!(
+        recipe.experts().iter().map(|e| e.model.as_str()).collect::<Vec<_>>(),
+        ["org/x", "./y", "org/x@v2+org/l@v3", "./y+./l"]
+    );
+    let both = TASK_ARITHMETIC.replace("./a", "{path: ./a+./l, revision: v2}");
+    refused(&both, &["write PATH@REV+LORA@REV"]);
 }
 
 #[test]
@@ -270,16 +278,6 @@ fn what_this_version_does_not_do_is_refused_with_2_and_said_clearly() {
     }
     refused(&format!("{TASK_ARITHMETIC}tokenizer_source: union\n"), &["tokenizer_source: only `base`"]);
     Recipe::parse(&format!("{TASK_ARITHMETIC}tokenizer_source: base\n")).unwrap();
-    let lora = ["LoRA adapters are not in this version", "merge the adapter into its base first"];
-    let recipe =
-        Recipe::parse(&TASK_ARITHMETIC.replace("./a", "./a+./b").replace("./base", "fixtures/zoo/base")).unwrap();
-    let refusal = job::plan(recipe, Path::new(""), Links::Inside, options()).unwrap_err();
-    assert_eq!(refusal.exit_code(), 2);
-    assert!(
-        lora.iter().all(|l| refusal.to_string().contains(l)) && refusal.to_string().contains("./a+./b"),
-        "{refusal}"
-    );
-    refused(&TASK_ARITHMETIC.replace("./a", "{model: {path: ./a}, lora: {path: ./b}}"), &lora);
 }
 
 #[test]

@@ -224,6 +224,8 @@ pub struct OldFlags {
     pub transformers_cache: Option<String>,
     #[arg(long, hide = true, value_name = "PATH")]
     pub lora_merge_cache: Option<String>,
+    #[arg(long, hide = true, value_name = "DTYPE")]
+    pub lora_merge_dtype: Option<String>,
 }
 
 impl OldFlags {
@@ -246,6 +248,7 @@ impl OldFlags {
             (self.device.is_some(), "--device"),
             (self.transformers_cache.is_some(), "--transformers-cache"),
             (self.lora_merge_cache.is_some(), "--lora-merge-cache"),
+            (self.lora_merge_dtype.is_some(), "--lora-merge-dtype"),
         ]
         .into_iter()
         .filter_map(|(given, name)| given.then_some(name))

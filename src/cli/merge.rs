@@ -217,6 +217,9 @@ fn tell_notes(plan: &StagedPlan, args: &MergeArgs, common: &Common) {
     if !old.is_empty() {
         print::note(format_args!("note: {} have no effect here", old.join(", ")));
     }
+    if args.old.lora_merge_dtype.is_some() {
+        print::note(format_args!("note: adapters are applied in float32, tile by tile, without a merged copy"));
+    }
     for (name, stage) in &plan.before {
         for warning in &stage.warnings {
             print::note(format_args!("note: stage {name}: {}", taskvec::report::escape(warning)));

@@ -82,6 +82,13 @@ fn plan_with(
         let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
         return Err(Error::recipe("base_model", problem));
     }
+    if let Some(base) = recipe.base.as_ref().filter(|b| source::split_adapter(b, folder).is_ok_and(|s| s.is_some())) {
+        let problem = format!(
+            "`{base}` has an adapter; base_model must be a checkpoint. `taskvec merge --method passthrough --model {base} OUT` \
+             makes one"
+        );
+        return Err(Error::recipe("base_model", problem));
+    }
     let mut models: Vec<Inventory> = Vec::new();
     for reference in recipe.references() {
         if let Some((result, _)) = results.iter().find(|(r, _)| r.label == reference) {
@@ -89,7 +96,8 @@ fn plan_with(
             continue;
         }
         models.push(match models.first().filter(|_| recipe.base.is_some()) {
-            _ if !is_delta(Path::new(reference)) => source::open(reference, folder, links)?,
+            _ if Some(reference) == recipe.base.as_deref() => source::open(reference, folder, links)?,
+            _ if !is_delta(Path::new(reference)) => source::open_expert(reference, folder, links)?,
             Some(base) => open_delta(reference, folder, base)?,
             None => {
                 let problem = "a delta file needs base_model: the checkpoint that it was made from";

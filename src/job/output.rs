@@ -164,7 +164,8 @@ impl Made<'_> {
             let m = &plan.models[model];
             let files = m.files.clone().map(file).collect();
             let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
-            InputReport { role, path, files, error_bound: m.error_bound }
+            let adapter = m.adapter.as_ref().map(|a| a.display().to_string());
+            InputReport { role, path, adapter, files, error_bound: m.error_bound }
         };
         let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
         let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));

@@ -154,7 +154,10 @@ impl Engine<'_> {
                         likely_range(coded, places[source].first_file, elements)
                     }
                 };
-                ranges.into_iter().for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
+                let adapter = places[source].adapter.as_deref().filter(|_| tile.start == 0);
+                let t = &self.plan.tensors[work.tensor];
+                let ranges = ranges.into_iter().chain(adapter.into_iter().flat_map(|a| a.ranges(t.elements)));
+                ranges.for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The engine: the only threads and channels. It reads, computes and writes side by side, in jobs of a few mebibytes,
 //! under a byte budget, and knows no method: a pass either feeds a statistic or merges.
 
+mod adapter;
 mod decode;
 mod elements;
 mod encode;

@@ -1,5 +1,6 @@
 //! One compute thread's buffers, and the step from tile bytes to blocks of `f32`.
 
+use super::adapter::Adapters;
 use super::decode::{Decoder, Wanted};
 use super::elements::Kept;
 use super::job::{Tile, Work, range};
@@ -37,6 +38,8 @@ pub struct Spans<'a> {
     spans: Vec<(Span<'a>, usize)>,
     /// The base in natural order and the order of each block, where the spans are permuted.
     order: Option<(Span<'a>, &'a [Permutation])>,
+    /// What adapters add, where there are any.
+    adapters: Option<&'a Adapters>,
 }
 
 /// In which order a pass may see the elements of a delta file's block.
@@ -50,8 +53,14 @@ pub enum Order {
 
 /// One compute thread's means of reading tiles.
 pub struct Reader {
+    buffers: Buffers,
+    adapters: Adapters,
+}
+
+/// Bytes of tiles.
+struct Buffers {
     /// One per source.
-    buffers: Vec<Vec<u8>>,
+    sources: Vec<Vec<u8>>,
     base: Vec<u8>,
     permuted_base: Vec<u8>,
     orders: Vec<Permutation>,
@@ -61,13 +70,14 @@ pub struct Reader {
 impl Reader {
     /// For a plan of so many sources.
     pub fn new(sources: usize) -> Self {
-        Self {
-            buffers: vec![Vec::new(); sources],
+        let buffers = Buffers {
+            sources: vec![Vec::new(); sources],
             base: Vec::new(),
             permuted_base: Vec::new(),
             orders: Vec::new(),
             decoder: None,
-        }
+        };
+        Self { buffers, adapters: Adapters::new(sources) }
     }
 }
 
@@ -83,13 +93,27 @@ impl<'a> Spans<'a> {
         order: Order,
     ) -> Result<Self> {
         let t = &engine.plan.tensors[work.tensor];
-        if t.is_coded(work.sources.iter().copied()) {
-            let permute = order == Order::Any && permutable(engine, work, tile);
-            let decode = if permute { Self::decode_permuted } else { Self::decode_all };
-            return decode(engine, work, tile, reader, counter, hash);
-        }
+        reader.adapters.load(engine.plan, engine.files, work, tile, counter)?;
+        let read = match t.is_coded(work.sources.iter().copied()) {
+            true if order == Order::Any && permutable(engine, work, tile) => Self::decode_permuted,
+            true => Self::decode_all,
+            false => Self::read_stored,
+        };
+        let spans = read(engine, work, tile, &mut reader.buffers, counter, hash)?;
+        Ok(Self { adapters: Some(&reader.adapters), ..spans })
+    }
+
+    /// The same where no source is a delta file.
+    fn read_stored(
+        engine: &'a Engine<'a>,
+        work: &'a Work,
+        tile: &'a Tile,
+        buffers: &'a mut Buffers,
+        counter: &Counter,
+        hash: &[bool],
+    ) -> Result<Self> {
         let mut spans = Vec::with_capacity(work.sources.len());
-        for (&source, buffer) in work.sources.iter().zip(&mut reader.buffers) {
+        for (&source, buffer) in work.sources.iter().zip(&mut buffers.sources) {
             let (file, offset, bytes) = range(engine.plan, work, tile, source);
             let span = engine.files.span(file, offset, bytes, buffer, counter)?;
             if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
@@ -97,7 +121,7 @@ impl<'a> Spans<'a> {
             }
             spans.push((span, 0));
         }
-        Ok(Self { engine, work, tile, spans, order: None })
+        Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
 
     /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
@@ -105,13 +129,13 @@ impl<'a> Spans<'a> {
         engine: &'a Engine<'a>,
         work: &'a Work,
         tile: &'a Tile,
-        reader: &'a mut Reader,
+        buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Reader { buffers, base, decoder, .. } = reader;
+        let Buffers { sources: buffers, base, decoder, .. } = buffers;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let unit = CODED_BLOCK_ELEMENTS as u64;
         let end = tile.start + tile.elements as u64;
@@ -153,7 +177,7 @@ impl<'a> Spans<'a> {
             }
             spans.insert(0, (base, skip));
         }
-        Ok(Self { engine, work, tile, spans, order: None })
+        Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
 
     /// The same in the order of the base's exponents, found once for all sources.
@@ -161,13 +185,13 @@ impl<'a> Spans<'a> {
         engine: &'a Engine<'a>,
         work: &'a Work,
         tile: &'a Tile,
-        reader: &'a mut Reader,
+        buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Reader { buffers, base: base_buffer, permuted_base, orders, decoder } = reader;
+        let Buffers { sources: buffers, base: base_buffer, permuted_base, orders, decoder } = buffers;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let root = work.sources[0];
         let (file, offset, bytes) = range(plan, work, tile, root);
@@ -195,7 +219,7 @@ impl<'a> Spans<'a> {
             decoder.decode_permuted(engine.files, wanted, elements.clone(), orders, counter, hashes, buffer)?;
             spans.push((Span::Read(buffer), 0));
         }
-        Ok(Self { engine, work, tile, spans, order: Some((base, orders)) })
+        Ok(Self { engine, work, tile, spans, order: Some((base, orders)), adapters: None })
     }
 
     /// The base's bytes in natural order.
@@ -237,23 +261,34 @@ impl<'a> Spans<'a> {
         let size = place.dtype.bytes();
         out.resize(block.len(), 0.0);
         place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
+        if let Some(adapters) = self.adapters.filter(|_| place.adapter.is_some()) {
+            adapters.add(source, block, out);
+        }
     }
 
     /// Fails at the first value of a decoded block that is not finite, unless that is allowed.
     pub fn check(&self, source: Source, block: &Range<usize>, out: &[f32]) -> Result<()> {
-        let place = self.place(source);
         if self.engine.plan.options.allow_non_finite {
             return Ok(());
         }
         match kernel::first_non_finite(out) {
             None => Ok(()),
             Some(at) => Err(Error::NonFinite {
-                path: self.engine.files.path(place.file).to_owned(),
+                path: self.engine.files.path(self.file_at_fault(source, block.start + at)).to_owned(),
                 tensor: self.engine.plan.tensors[self.work.tensor].name.clone(),
                 index: self.tile.start + (block.start + at) as u64,
                 value: out[at],
             }),
         }
+    }
+
+    /// The file that an element which is not finite comes from.
+    fn file_at_fault(&self, source: Source, at: usize) -> usize {
+        let place = self.place(source);
+        let Some(adapter) = &place.adapter else { return place.file };
+        let (size, mut stored) = (place.dtype.bytes(), [0.0]);
+        place.dtype.decode(&self.bytes(source)[at * size..(at + 1) * size], &mut stored);
+        if stored[0].is_finite() { adapter.a.file } else { place.file }
     }
 
     /// Decodes one block of all experts in this form. The base is decoded first if the form or `with_base` needs it. An

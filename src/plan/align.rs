@@ -4,7 +4,7 @@ use super::assemble::{Cell, Models, Row};
 use super::{Place, PlannedTensor};
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_ELEMENTS, DIFFERENCES_SHOWN};
-use crate::tensor::{Dtype, Entry};
+use crate::tensor::{Dtype, Entry, Factor, LowRank};
 use std::fmt::Write;
 
 /// The output's tensors: every row must be in every source, alike in shape.
@@ -19,7 +19,8 @@ pub fn align(rows: &[Row], labels: &[String], models: &Models<'_>, dtype: Option
         let place = |cell: &Cell| {
             let (e, first_file) = (entry(models, cell), first_file[cell.model]);
             let (file, coded) = (first_file + e.file, e.coded.clone());
-            Place { file, dtype: e.dtype, offset: e.offset, coded, first_file }
+            let adapter = e.adapter.as_ref().map(|adapter| Box::new(from_file(adapter, first_file)));
+            Place { file, dtype: e.dtype, offset: e.offset, coded, adapter, first_file }
         };
         let reference = row.cells[0].as_ref().expect("every source has every tensor");
         let t = entry(models, reference);
@@ -38,6 +39,12 @@ pub fn align(rows: &[Row], labels: &[String], models: &Models<'_>, dtype: Option
         }
     };
     Ok(rows.iter().map(planned).collect())
+}
+
+/// The adapter with its files counted among all files of the plan.
+fn from_file(adapter: &LowRank, first: usize) -> LowRank {
+    let counted = |f: Factor| Factor { file: f.file + first, ..f };
+    LowRank { a: counted(adapter.a), b: counted(adapter.b), ..adapter.clone() }
 }
 
 fn entry<'a>(models: &Models<'a>, cell: &Cell) -> &'a Entry {

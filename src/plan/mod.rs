@@ -2,6 +2,7 @@
 //!
 //! Pure: no file is opened here. After [`Plan::new`] no stage checks names, shapes, dtypes, settings or budgets again.
 
+mod adapter;
 mod align;
 mod assemble;
 mod budget;
@@ -23,7 +24,7 @@ use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAU
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory};
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, LowRank};
 use assemble::{Assembly, Models, Row};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -129,6 +130,8 @@ pub struct PlannedModel {
     pub path: PathBuf,
     /// Its files, as indices into [`Plan::files`].
     pub files: Range<usize>,
+    /// The folder of its adapter, if it has one.
+    pub adapter: Option<PathBuf>,
     /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
     pub error_bound: Option<f64>,
     /// The names of the models that it is made from, where it is the result of a stage.
@@ -141,20 +144,27 @@ impl PlannedModel {
         self.made_from.clone().unwrap_or_else(|| vec![self.display_name()])
     }
 
-    /// A hub id as it is; of a path only the last part.
+    /// A hub id as it is; of a path only the last part. A model and its adapter are named alike.
     pub fn display_name(&self) -> String {
         let from_hub = self.path.iter().any(|part| part.to_string_lossy().starts_with("models--"));
-        if self.made_from.is_some() || (from_hub && !self.label.starts_with(['/', '.'])) {
+        if self.made_from.is_some() {
             return self.label.clone();
         }
-        let path = Path::new(&self.label);
-        let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
-        match name(path).as_deref() {
-            Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),
-            other => other.map(str::to_owned),
-        }
-        .unwrap_or_else(|| "model".to_owned())
+        self.label.split('+').map(|part| part_name(part, from_hub)).collect::<Vec<_>>().join("+")
     }
+}
+
+fn part_name(label: &str, from_hub: bool) -> String {
+    if from_hub && !label.starts_with(['/', '.']) {
+        return label.to_owned();
+    }
+    let path = Path::new(label);
+    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    match name(path).as_deref() {
+        Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),
+        other => other.map(str::to_owned),
+    }
+    .unwrap_or_else(|| "model".to_owned())
 }
 
 /// One place in the merge: the base, or an expert.
@@ -217,6 +227,8 @@ pub struct Place {
     pub offset: u64,
     /// How to make it from the base, where the source is a delta file.
     pub coded: Option<Coded>,
+    /// What an adapter adds to it; its files are indices into [`Plan::files`].
+    pub adapter: Option<Box<LowRank>>,
     /// What the files of `coded` count from.
     pub first_file: usize,
 }
@@ -224,16 +236,18 @@ pub struct Place {
 impl Place {
     /// Bytes that are read for a tensor of so many elements, the base not counted.
     pub fn read_bytes(&self, elements: u64) -> u64 {
-        match &self.coded {
-            None => elements * self.dtype.bytes() as u64,
-            Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
-        }
+        let adapter = self.adapter.as_ref().map_or(0, |a| a.bytes(elements));
+        adapter
+            + match &self.coded {
+                None => elements * self.dtype.bytes() as u64,
+                Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
+            }
     }
 
     /// Bytes that are held for one element while it is read and decoded.
     fn held_bytes(&self) -> usize {
         match &self.coded {
-            None => self.dtype.bytes(),
+            None => self.dtype.bytes() + self.adapter.as_ref().map_or(0, |a| adapter::element_bytes(a)),
             Some(coded) => {
                 let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
                 (if coded.links.len() > 1 { 4 } else { 2 }) * widest
@@ -315,6 +329,7 @@ impl Plan {
         let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
         let lossy = sources.iter().any(|s| s.error_bound.is_some());
         let decodes = tensors.iter().any(|t| t.is_coded(0..sources.len()));
+        let adapters = adapter::thread_bytes(&tensors);
         let budget_of = |delta: bool| {
             let block = |t: &PlannedTensor| {
                 let coded = t.is_coded(0..sources.len());
@@ -327,7 +342,7 @@ impl Plan {
             let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
             let coders =
                 CODER_BYTES * (usize::from(delta) + usize::from(decodes)) + if lossy { LOSSY_BYTES } else { 0 };
-            let resident = resident + options.threads * coders;
+            let resident = resident + options.threads * (coders + adapters);
             Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)
         };
         let delta = options.delta && fits_base;
@@ -423,8 +438,10 @@ impl Plan {
             offset: t.offset,
             bytes: t.bytes(),
             coded: None,
+            adapter: None,
         };
         Inventory {
+            adapter: None,
             label: label.to_owned(),
             path: path.to_owned(),
             files: self.shards.iter().map(file).collect(),
@@ -601,10 +618,10 @@ fn sources(recipe: &Recipe, models: &Models<'_>) -> Vec<Source> {
 
 fn flatten(inventories: Vec<Inventory>) -> (Vec<PlannedModel>, Vec<PlannedFile>) {
     let (mut models, mut files) = (Vec::new(), Vec::new());
-    for Inventory { label, path, files: own, error_bound, .. } in inventories {
+    for Inventory { label, path, adapter, files: own, error_bound, .. } in inventories {
         let first = files.len();
         files.extend(own.into_iter().map(|f| PlannedFile { name: f.name, path: f.path, bytes: f.bytes }));
-        models.push(PlannedModel { label, path, files: first..files.len(), error_bound, made_from: None });
+        models.push(PlannedModel { label, path, files: first..files.len(), adapter, error_bound, made_from: None });
     }
     (models, files)
 }

@@ -24,12 +24,14 @@ impl fmt::Display for Plan {
         for (i, s) in self.sources.iter().enumerate() {
             let role = if self.base() == Some(i) { "base" } else { "expert" };
             let files: usize = s.models.iter().map(|&m| self.models[m].files.len()).sum();
+            let adapted = self.tensors.iter().filter(|t| t.places[i].adapter.is_some()).count();
             writeln!(
                 f,
-                "{role:<9} {} ({}, {files} {})",
+                "{role:<9} {} ({}, {files} {}{})",
                 s.label,
                 Bytes(self.source_bytes(i)),
-                if files == 1 { "file" } else { "files" }
+                if files == 1 { "file" } else { "files" },
+                if adapted == 0 { String::new() } else { format!("; an adapter on {adapted} tensors") }
             )?;
         }
         let floats = self.tensors.iter().filter(|t| t.layer.is_some()).count();

@@ -140,22 +140,28 @@ pub(super) fn parameters(node: &Node<'_>, context: &mut Context) -> Result<Param
     Ok(parameters)
 }
 
-/// `path` or `{model: path}` or `{model: {path: path, revision: r}}`.
+/// `path` or `{model: path}` or `{model: {path: path, revision: r}}`, each perhaps with `lora`: what `path+lora` says.
 pub(super) fn reference(node: &Node<'_>) -> Result<String> {
     let Value::Map(_) = node.value else { return plain_reference(node) };
     let mut text = None;
-    let mut revision = None;
+    let (mut revision, mut lora) = (None, None);
     for (key, child) in node.map()? {
         match key {
             "model" | "path" => text = Some(reference(&child)?),
             "revision" | "lora" | "override_architecture" if *child.value == Value::Null => {}
             "revision" => revision = Some(child.text()?.to_owned()),
-            "lora" => return Err(child.error(NO_LORA)),
-            _ => return Err(child.error(unknown("key", key, &["model", "path", "revision"]))),
+            "lora" => lora = Some(reference(&child)?),
+            _ => return Err(child.error(unknown("key", key, &["model", "path", "revision", "lora"]))),
         }
     }
-    let text = text.ok_or_else(|| node.error("`model` is missing"))?;
-    Ok(revision.map_or(text.clone(), |r| format!("{text}@{r}")))
+    let mut text = text.ok_or_else(|| node.error("`model` is missing"))?;
+    if let Some(revision) = revision {
+        if text.contains('+') {
+            return Err(node.error("a revision belongs to a model or to its adapter: write PATH@REV+LORA@REV"));
+        }
+        text = format!("{text}@{revision}");
+    }
+    Ok(lora.map_or(text.clone(), |l| format!("{text}+{l}")))
 }
 
 /// A pattern or a list of them.
@@ -186,8 +192,6 @@ fn copies(node: &Node<'_>) -> Result<Vec<CopyFrom>> {
     };
     node.list()?.iter().map(copy).collect()
 }
-
-const NO_LORA: &str = "LoRA adapters are not in this version of taskvec; merge the adapter into its base first";
 
 fn plain_reference(node: &Node<'_>) -> Result<String> {
     let text = node.text()?;

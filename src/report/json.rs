@@ -56,7 +56,9 @@ pub struct InputReport {
     pub role: &'static str,
     /// Where it was found.
     pub path: String,
-    /// Its weight files.
+    /// Where its adapter was found; `null` if it has none.
+    pub adapter: Option<String>,
+    /// Its weight files, those of its adapter last.
     pub files: Vec<InputFile>,
     /// How far a value is at most from that of the model that a lossy delta file stands for; `null` if exact.
     pub error_bound: Option<f64>,

@@ -1,5 +1,7 @@
 //! From a model reference to its inventory: a `.safetensors` file, a folder, a shard index, or a Hugging Face id.
 
+use super::adapter;
+use super::delta::is_delta;
 use super::header::{header_bytes, parse_header};
 use super::hub;
 use super::index::{self, WeightMap, parse_index};
@@ -38,7 +40,8 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
         tensors.append(&mut entries);
     }
     let tied = says_tied(&found.root.join("config.json"));
-    let inventory = Inventory { label: reference.to_owned(), path, files, tensors, error_bound: None, tied };
+    let inventory =
+        Inventory { label: reference.to_owned(), path, adapter: None, files, tensors, error_bound: None, tied };
     refuse_same_name_in_two_files(&inventory)?;
     if let Some((path, map)) = &found.index {
         compare_with_index(path, map, &inventory)?;
@@ -55,6 +58,43 @@ fn says_tied(path: &Path) -> bool {
     says(&config) || config.as_object().is_some_and(|parts| parts.values().any(says))
 }
 
+/// Opens the expert that `reference` names: a model, or `MODEL+ADAPTER`.
+pub fn open_expert(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
+    match split_adapter(reference, folder)? {
+        None => open(reference, folder, links),
+        Some((model, _)) if is_delta(Path::new(model)) => Err(Error::recipe(
+            reference,
+            "an adapter on a delta file is not supported; `taskvec apply` the delta first",
+        )),
+        Some((model, adapter)) => {
+            let model = open(model, folder, links)?;
+            adapter::put_on(model, reference, &locate(adapter, folder)?, links)
+        }
+    }
+}
+
+/// Model and adapter, where `reference` names both. A path that holds a `+` itself goes first.
+pub fn split_adapter<'a>(reference: &'a str, folder: &Path) -> Result<Option<(&'a str, &'a str)>> {
+    let Some(at_first) = reference.split_once('+') else { return Ok(None) };
+    let mut splits = reference.match_indices('+').map(|(at, _)| (&reference[..at], &reference[at + 1..]));
+    let of_path = splits.rfind(|(model, _)| !model.is_empty() && folder.join(model).exists());
+    if folder.join(reference).exists() {
+        let Some((model, adapter)) = of_path.filter(|(_, a)| folder.join(a).join(adapter::CONFIG).exists()) else {
+            return Ok(None);
+        };
+        let problem = format!(
+            "is a path, and also `{model}` with the adapter `{adapter}`; rename one, or name the weight file \
+             (`{reference}/{SINGLE}` or `{model}/{SINGLE}+{adapter}`)"
+        );
+        return Err(Error::recipe(reference, problem));
+    }
+    let (model, adapter) = of_path.unwrap_or(at_first);
+    if model.is_empty() || adapter.is_empty() {
+        return Err(Error::recipe(reference, "expected MODEL+ADAPTER"));
+    }
+    Ok(Some((model, adapter)))
+}
+
 fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
     let path = folder.join(reference);
     if path.exists() {
@@ -63,13 +103,13 @@ fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
     if hub::looks_like_id(reference) {
         return hub::resolve(reference, hub::cache_folder().as_deref());
     }
-    if reference.contains('+') {
-        return Err(Error::recipe(
-            reference,
-            "LoRA adapters are not in this version of taskvec; merge the adapter into its base first",
-        ));
-    }
-    Err(Error::InputMissing { path, problem: "no such file or folder".into() })
+    let problem = if reference.contains('+') {
+        "no such file or folder. A model with one adapter (`MODEL+ADAPTER`) can stand under `models` only; \
+         `taskvec merge --method passthrough --model MODEL+ADAPTER OUT` makes a checkpoint of it"
+    } else {
+        "no such file or folder"
+    };
+    Err(Error::InputMissing { path, problem: problem.into() })
 }
 
 /// Where a model's weights lie.

@@ -275,11 +275,13 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
                 base: base.map(|b| (b.dtype, b.shape)),
                 statistics: t.statistics.filter(|_| chain.len() == 1),
             }),
+            adapter: None,
         }
     };
     Inventory {
         label: reference.to_owned(),
         path: path.to_owned(),
+        adapter: None,
         files: chain.iter().map(|d| d.file.clone()).collect(),
         tensors: last.index.tensors.iter().map(entry).collect(),
         error_bound: last.metadata.largest_error(),

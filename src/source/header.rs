@@ -87,6 +87,7 @@ fn check(path: &Path, mut raw: Vec<Raw>, data_start: u64, data_bytes: u64) -> Re
             offset: data_start + t.begin,
             bytes,
             coded: None,
+            adapter: None,
         });
     }
     if expected != data_bytes {

@@ -3,6 +3,8 @@
 //! Nothing here knows about merging. Headers become an [`Inventory`](crate::tensor::Inventory); tensor bytes leave as
 //! [`Span`]s, which release their pages when dropped.
 
+mod adapter;
+mod adapter_config;
 mod checkpoint;
 mod delta;
 mod files;
@@ -12,7 +14,7 @@ mod index;
 mod mmap;
 mod piece_hash;
 
-pub use checkpoint::{Links, check_link, header_of, open};
+pub use checkpoint::{Links, check_link, header_of, open, open_expert, split_adapter};
 pub use delta::{DeltaFile, chained, common_elements, histogram, is_delta, open_chain};
 pub use files::{Counter, Files, Io, Span};
 pub use header::{Header, parse_header};

@@ -11,7 +11,9 @@ pub struct Inventory {
     pub label: String,
     /// The folder or file that it was found at.
     pub path: PathBuf,
-    /// The weight files, in the order of their names.
+    /// The folder of its adapter, if it has one.
+    pub adapter: Option<PathBuf>,
+    /// The weight files, in the order of their names; after them those of the adapter.
     pub files: Vec<FileEntry>,
     /// All tensors: file by file, by offset.
     pub tensors: Vec<Entry>,
@@ -51,6 +53,36 @@ pub struct Entry {
     pub bytes: u64,
     /// How to make it from the base, where the model is a delta file; `file` and `offset` then mean nothing.
     pub coded: Option<Coded>,
+    /// What an adapter adds to it.
+    pub adapter: Option<Box<LowRank>>,
+}
+
+/// What a LoRA adapter adds to a matrix W: `scale * B A`, or `scale * (B A)` transposed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LowRank {
+    /// A: `rank` rows.
+    pub a: Factor,
+    /// B: `rank` columns.
+    pub b: Factor,
+    /// Columns of B and rows of A.
+    pub rank: u64,
+    /// The last dimension of W.
+    pub columns: u64,
+    /// What each sum of products is multiplied by.
+    pub scale: f32,
+    /// Whether W is stored the other way round, so that rows of W belong to columns of A.
+    pub transposed: bool,
+}
+
+/// One matrix of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Factor {
+    /// Index into [`Inventory::files`].
+    pub file: usize,
+    /// First byte, counted from the start of the file.
+    pub offset: u64,
+    /// Its element type.
+    pub dtype: Dtype,
 }
 
 /// A tensor as a chain of deltas on the base.
@@ -122,6 +154,26 @@ impl Entry {
     /// Number of elements.
     pub fn elements(&self) -> u64 {
         self.bytes / self.dtype.bytes() as u64
+    }
+}
+
+impl LowRank {
+    /// File, first byte and length of both matrices, where W has so many elements.
+    pub fn ranges(&self, elements: u64) -> [(usize, u64, usize); 2] {
+        let rows = elements / self.columns.max(1);
+        let (a, b) = if self.transposed { (rows, self.columns) } else { (self.columns, rows) };
+        let range = |f: Factor, length: u64| (f.file, f.offset, (self.rank * length) as usize * f.dtype.bytes());
+        [range(self.a, a), range(self.b, b)]
+    }
+
+    /// Bytes of both matrices, where W has so many elements.
+    pub fn bytes(&self, elements: u64) -> u64 {
+        self.ranges(elements).iter().map(|(_, _, bytes)| *bytes as u64).sum()
+    }
+
+    /// The factor whose rows or columns belong to rows of W, and the one that belongs to columns of W.
+    pub fn outer(&self) -> (Factor, Factor) {
+        if self.transposed { (self.a, self.b) } else { (self.b, self.a) }
     }
 }
 

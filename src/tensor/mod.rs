@@ -8,6 +8,6 @@ mod name;
 mod size;
 
 pub use dtype::Dtype;
-pub use inventory::{Coded, Entry, FileEntry, Inventory, Link, Lossy, Payload, Statistics};
+pub use inventory::{Coded, Entry, Factor, FileEntry, Inventory, Link, Lossy, LowRank, Payload, Statistics};
 pub use name::{Position, position};
 pub use size::{Bytes, parse_size};
