@@ -23,7 +23,13 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         }
         _ => return Err(Error::Usage("give either a recipe file or --method, not both".into())),
     };
-    let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits, !args.no_delta)?;
+    let wanted = Options {
+        delta: !args.no_delta,
+        copy_tokenizer: !args.no_copy_tokenizer,
+        write_card: !args.no_write_model_card,
+        ..Options::default()
+    };
+    let plan = make_plan(recipe.map(PathBuf::as_path), &args.recipe, &args.limits, wanted)?;
     tell_notes(&plan, args, common);
     if args.dry_run {
         return show_plan(&plan, Some(out), links(&args.recipe));
@@ -46,7 +52,8 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 pub fn plan(args: &PlanArgs) -> Outcome {
-    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, !args.no_delta)?;
+    let wanted = Options { delta: !args.no_delta, ..Options::default() };
+    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, wanted)?;
     if args.coefficients {
         return print_coefficients(&plan);
     }
@@ -67,9 +74,9 @@ fn print_coefficients(plan: &Plan) -> Outcome {
     print::out(serde_json::to_string_pretty(&file).unwrap_or_default())
 }
 
-/// The plan of the recipe at `path`, or of the flags where there is none.
-pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs, delta: bool) -> Result<Plan> {
-    let options = Options { delta, ..options(limits)? };
+/// The plan of the recipe at `path`, or of the flags where there is none, for an output as it is `wanted`.
+pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs, wanted: Options) -> Result<Plan> {
+    let options = options(limits, wanted)?;
     let Some(path) = path else { return finish_plan(from_flags(recipe)?, Path::new(""), recipe, options) };
     if recipe.method.is_some() {
         return Err(Error::Usage("give either a recipe file or --method, not both".into()));
@@ -128,21 +135,19 @@ fn read_recipe(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
 }
 
-fn options(limits: &LimitArgs) -> Result<Options> {
+fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
     let size = |flag: &str, text: &str| {
         parse_size(text)
             .ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
     };
-    let defaults = Options::default();
     Ok(Options {
         memory_bytes: size("--memory", &limits.memory)?,
         threads: threads(limits.num_threads)?,
         shard_bytes: size("--out-shard-size", &limits.out_shard_size)?,
         seed: limits.random_seed,
         allow_non_finite: limits.allow_non_finite,
-        delta: defaults.delta,
         tile_elements: limits.tile_elements,
-        ..Options::default()
+        ..wanted
     })
 }
 

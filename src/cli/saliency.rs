@@ -6,13 +6,13 @@ use super::{Outcome, print, progress};
 use taskvec::job::{self, Run, Scoring};
 use taskvec::mask::Mask;
 use taskvec::pass::Stop;
-use taskvec::plan::Plan;
+use taskvec::plan::{Options, Plan};
 use taskvec::report::{Picture, Table, svg};
 use taskvec::sink::Existing;
 use taskvec::{Error, Result};
 
 pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
-    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, false)?;
+    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, Options { delta: false, ..Options::default() })?;
     let progress = progress::choose(common);
     let run = Run {
         io: io(args.limits.io),

@@ -9,6 +9,7 @@ mod output;
 mod scoring;
 mod sides;
 mod store;
+mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
@@ -75,8 +76,13 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
         None => Err(Error::recipe(reference, "a delta file needs base_model: the checkpoint that it was made from")),
         Some(base) => open_delta(reference, folder, base),
     };
-    let experts = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
-    Plan::new(recipe, base, experts, options)
+    let experts: Vec<Inventory> = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
+    let inventories: Vec<&Inventory> = base.iter().chain(&experts).collect();
+    let vocabulary = tokens::settle(&recipe, &inventories, links)?;
+    let notes = tokens::compare(&recipe, &inventories, links);
+    let mut plan = Plan::new(recipe, base, experts, vocabulary, options)?;
+    plan.warnings.extend(notes);
+    Ok(plan)
 }
 
 fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Inventory> {
@@ -104,7 +110,8 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
     }
     check_memory(plan)?;
     let files = open_files(plan, run.io)?;
-    let engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
+    let mut engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
+    engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine)?;
     files.check_unchanged()?;
     Ok(scoring)
@@ -123,11 +130,12 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
+    let averaged = engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine)?;
     engine.set_elements(scoring.elements.clone());
     let (works, actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
-    let mut runs = scoring.runs.clone();
+    let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
 
     let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
@@ -214,7 +222,7 @@ fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
         let (copied, reason, sources) = match (t.layer, &scoring.mask) {
             (None, _) => (Copied::Bytes, Reason::NotFloat, (0..plan.sources.len()).collect()),
             (Some(layer), Some(mask)) if !mask.keeps(layer) => {
-                let same = t.dtype == t.places[plan.reference()].dtype;
+                let same = t.can_copy(plan.reference());
                 (if same { Copied::Bytes } else { Copied::Cast }, Reason::Pruned, vec![plan.reference()])
             }
             (Some(layer), mask) => {

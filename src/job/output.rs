@@ -8,7 +8,10 @@ use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
 use crate::plan::{Plan, Shard};
 use crate::report::{InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, TensorAction, TensorReport};
-use crate::sink::{Staging, card, find_side_files, free_bytes};
+use crate::sink::{
+    CHAT_TEMPLATE, Changes, SideFile, Staging, card, chat_template, find_side_files, free_bytes, is_of_tokenizer,
+    is_of_words,
+};
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
 use std::path::Path;
@@ -32,7 +35,7 @@ pub struct Made<'a> {
 
 /// Bytes needed on disk.
 pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
-    let side: u64 = find_side_files(&plan.sources[plan.reference()].path, links)?
+    let side: u64 = side_files(plan, links)?
         .iter()
         .filter_map(|f| std::fs::metadata(&f.path).ok())
         .map(|m| m.len())
@@ -40,6 +43,22 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
     Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
+}
+
+/// The side files of the reference. Where the recipe settles the tokens, those of the tokenizer are the ones of the model
+/// that it names, without those that would miss tokens.
+fn side_files(plan: &Plan, links: Links) -> Result<Vec<SideFile>> {
+    let mut files = find_side_files(&plan.sources[plan.reference()].path, links)?;
+    match &plan.vocabulary {
+        Some(v) => {
+            files.retain(|f| !is_of_tokenizer(&f.name));
+            let others = find_side_files(&v.folder, links)?.into_iter();
+            files.extend(others.filter(|f| is_of_tokenizer(&f.name) && !(v.is_extended() && is_of_words(&f.name))));
+        }
+        None if !plan.options.copy_tokenizer => files.retain(|f| !is_of_tokenizer(&f.name)),
+        None => {}
+    }
+    Ok(files)
 }
 
 /// Fails if the file system of `out` has too little space.
@@ -68,12 +87,27 @@ impl Made<'_> {
         if self.plan.shards.len() > 1 {
             write("model.safetensors.index.json", &index(self.plan))?;
         }
-        let dtype = self.plan.recipe.dtype.filter(|_| self.plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
-        for file in find_side_files(&self.plan.sources[self.plan.reference()].path, self.links)? {
-            write(&file.name, &file.content(dtype)?)?;
+        let cast = self.plan.tensors.iter().any(|t| t.dtype != t.places[0].stored());
+        let template = self.template();
+        let changes = Changes {
+            dtype: self.plan.recipe.dtype.filter(|_| cast),
+            rows: self.plan.vocabulary.as_ref().map(|v| v.rows),
+            chat_template: template.is_some(),
+        };
+        for file in side_files(self.plan, self.links)? {
+            let vocabulary = self.plan.vocabulary.as_ref().filter(|_| file.name == "tokenizer.json");
+            let extended = vocabulary.map(|v| v.tokenizer_json(&file.path)).transpose()?.flatten();
+            if template.is_none() || file.name != CHAT_TEMPLATE {
+                write(&file.name, &extended.map_or_else(|| file.content(changes), Ok)?)?;
+            }
+        }
+        if let Some(text) = template {
+            write(CHAT_TEMPLATE, text.as_bytes())?;
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
-        write("README.md", card(self.plan).as_bytes())?;
+        if self.plan.options.write_card {
+            write("README.md", card(self.plan).as_bytes())?;
+        }
         if let Some(made) = self.delta.take() {
             let inside = made.inside;
             let file = delta::finish(made, kept.unwrap_or_default())?;
@@ -84,6 +118,17 @@ impl Made<'_> {
         json.push(b'\n');
         staging.write("taskvec.json", &json)?;
         Ok(report)
+    }
+
+    /// The chat template that the recipe asks for.
+    fn template(&self) -> Option<String> {
+        let asked = self.plan.recipe.chat_template.as_ref()?;
+        let folders: Vec<&Path> = self.plan.sources.iter().map(|s| s.path.as_path()).collect();
+        let found = chat_template(asked, &folders);
+        if found.is_none() {
+            tracing::warn!("chat_template: auto: no model has a chat template, so none is written");
+        }
+        found
     }
 
     fn weight_files(&mut self) -> Vec<OutputFile> {

@@ -52,6 +52,8 @@ pub enum Order {
 pub struct Reader {
     /// One per source.
     buffers: Vec<Vec<u8>>,
+    /// Rows on their way into a buffer.
+    raw: Vec<u8>,
     base: Vec<u8>,
     permuted_base: Vec<u8>,
     orders: Vec<Permutation>,
@@ -63,6 +65,7 @@ impl Reader {
     pub fn new(sources: usize) -> Self {
         Self {
             buffers: vec![Vec::new(); sources],
+            raw: Vec::new(),
             base: Vec::new(),
             permuted_base: Vec::new(),
             orders: Vec::new(),
@@ -89,15 +92,32 @@ impl<'a> Spans<'a> {
             return decode(engine, work, tile, reader, counter, hash);
         }
         let mut spans = Vec::with_capacity(work.sources.len());
-        for (&source, buffer) in work.sources.iter().zip(&mut reader.buffers) {
-            let (file, offset, bytes) = range(engine.plan, work, tile, source);
-            let span = engine.files.span(file, offset, bytes, buffer, counter)?;
-            if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
-                hashes[file].update(offset, &span);
-            }
-            spans.push((span, 0));
+        let Reader { buffers, raw, .. } = reader;
+        for (&source, buffer) in work.sources.iter().zip(buffers) {
+            spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
         }
         Ok(Self { engine, work, tile, spans, order: None })
+    }
+
+    /// The tile of a source that is no delta file. Gathered rows are not hashed: a file's bytes are hashed once each.
+    fn read_stored(
+        engine: &'a Engine<'a>,
+        (work, tile): (&Work, &Tile),
+        source: Source,
+        (buffer, raw): (&'a mut Vec<u8>, &mut Vec<u8>),
+        counter: &Counter,
+        hash: &[bool],
+    ) -> Result<Span<'a>> {
+        if engine.plan.tensors[work.tensor].places[source].rows.is_some() {
+            engine.gather(tile.piece(work), source, raw, counter, buffer)?;
+            return Ok(Span::Read(buffer));
+        }
+        let (file, offset, bytes) = range(engine.plan, work, tile, source);
+        let span = engine.files.span(file, offset, bytes, buffer, counter)?;
+        if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
+            hashes[file].update(offset, &span);
+        }
+        Ok(span)
     }
 
     /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
@@ -111,7 +131,7 @@ impl<'a> Spans<'a> {
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Reader { buffers, base, decoder, .. } = reader;
+        let Reader { buffers, raw, base, decoder, .. } = reader;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let unit = CODED_BLOCK_ELEMENTS as u64;
         let end = tile.start + tile.elements as u64;
@@ -132,12 +152,7 @@ impl<'a> Spans<'a> {
                 if source == root {
                     continue;
                 }
-                let (file, offset, bytes) = range(plan, work, tile, source);
-                let span = engine.files.span(file, offset, bytes, buffer, counter)?;
-                if let Some(hashes) = hashes(source) {
-                    hashes[file].update(offset, &span);
-                }
-                spans.push((span, 0));
+                spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
                 continue;
             };
             let wanted =
@@ -167,7 +182,7 @@ impl<'a> Spans<'a> {
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Reader { buffers, base: base_buffer, permuted_base, orders, decoder } = reader;
+        let Reader { buffers, base: base_buffer, permuted_base, orders, decoder, .. } = reader;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let root = work.sources[0];
         let (file, offset, bytes) = range(plan, work, tile, root);

@@ -10,6 +10,7 @@ mod layout;
 mod show;
 mod waves;
 
+pub use align::vocabulary_rows;
 pub use budget::{Budget, in_flight_bytes};
 pub use layers::Layer;
 pub use layout::Shard;
@@ -21,7 +22,9 @@ use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
 use crate::tensor::{Coded, Dtype, Inventory};
+use crate::vocabulary::{RowMap, Vocabulary};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Changes when the same recipe and inputs would give other bytes.
 const SEMANTICS: u32 = 1;
@@ -41,6 +44,10 @@ pub struct Options {
     pub allow_non_finite: bool,
     /// Whether the delta from the base to the output is written too, if there is a base.
     pub delta: bool,
+    /// Whether tokenizer files are copied to the output.
+    pub copy_tokenizer: bool,
+    /// Whether the output gets a model card.
+    pub write_card: bool,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
     /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
@@ -56,6 +63,8 @@ impl Default for Options {
             seed: 0,
             allow_non_finite: false,
             delta: true,
+            copy_tokenizer: true,
+            write_card: true,
             tile_elements: None,
             wave_bytes: None,
         }
@@ -81,6 +90,8 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     /// The distinct settings of the method.
     pub settings: Vec<Settings>,
+    /// The output's tokens, where the recipe settles them.
+    pub vocabulary: Option<Vocabulary>,
     /// The output's weight files.
     pub shards: Vec<Shard>,
     /// Reads over the inputs for statistics of the method, at most.
@@ -157,13 +168,32 @@ pub struct Place {
     pub coded: Option<Coded>,
     /// What the files of `coded` count from.
     pub first_file: usize,
+    /// How the output's rows are gathered from this tensor's, where they are not the same. They are then held as
+    /// `dtype`, F32, whatever the file has.
+    pub rows: Option<Rows>,
+}
+
+/// How rows are gathered.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Where each comes from.
+    pub map: Arc<RowMap>,
+    /// Elements of a row.
+    pub width: u64,
+    /// The dtype in the file.
+    pub stored: Dtype,
 }
 
 impl Place {
+    /// The dtype in the file.
+    pub fn stored(&self) -> Dtype {
+        self.rows.as_ref().map_or(self.dtype, |r| r.stored)
+    }
+
     /// Bytes that are read for a tensor of so many elements, the base not counted.
     pub fn read_bytes(&self, elements: u64) -> u64 {
         match &self.coded {
-            None => elements * self.dtype.bytes() as u64,
+            None => elements * self.stored().bytes() as u64,
             Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
         }
     }
@@ -171,6 +201,8 @@ impl Place {
     /// Bytes that are held for one element while it is read and decoded.
     fn held_bytes(&self) -> usize {
         match &self.coded {
+            // Rows of any source, stored and as F32.
+            None if self.rows.is_some() => self.dtype.bytes() + Dtype::F64.bytes(),
             None => self.dtype.bytes(),
             Some(coded) => {
                 let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
@@ -196,6 +228,11 @@ impl PlannedTensor {
         self.places[source].read_bytes(self.elements)
     }
 
+    /// Whether the reference's bytes can be the output's: same dtype, same rows.
+    pub fn can_copy(&self, reference: usize) -> bool {
+        self.places[reference].rows.is_none() && self.places[reference].dtype == self.dtype
+    }
+
     /// Whether any of these sources is a delta file.
     pub fn is_coded(&self, mut sources: impl Iterator<Item = usize>) -> bool {
         sources.any(|s| self.places[s].coded.is_some())
@@ -204,14 +241,20 @@ impl PlannedTensor {
 
 impl Plan {
     /// Aligns the models and settles everything else. `base` must be given if the recipe names one.
-    pub fn new(recipe: Recipe, base: Option<Inventory>, experts: Vec<Inventory>, options: Options) -> Result<Self> {
+    pub fn new(
+        recipe: Recipe,
+        base: Option<Inventory>,
+        experts: Vec<Inventory>,
+        vocabulary: Option<Vocabulary>,
+        options: Options,
+    ) -> Result<Self> {
         recipe.check()?;
         assert_eq!(recipe.base.is_some(), base.is_some());
         assert_eq!(recipe.experts.len(), experts.len());
         let has_base = base.is_some();
         let inventories: Vec<Inventory> = base.into_iter().chain(experts).collect();
-        let id = identity(&recipe, &inventories, &options);
-        let mut tensors = align::align(&inventories, recipe.dtype)?;
+        let id = identity(&recipe, &inventories, vocabulary.as_ref(), &options);
+        let mut tensors = align::align(&inventories, recipe.dtype, vocabulary.as_ref())?;
         let floats = tensors.iter().filter(|t| t.dtype.is_float()).map(|t| t.name.as_str());
         recipe.check_names(&floats.collect())?;
         let layers = layers::build(&mut tensors, recipe.lwptv.as_ref().map(|l| &l.layer));
@@ -227,7 +270,8 @@ impl Plan {
         let waves = Waves::new(&tensors, method.as_ref(), options.wave_bytes.unwrap_or(options.memory_bytes / 4));
         let elements_pruned = recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element));
         let ranking = if elements_pruned { Largest::resident_bytes(recipe.experts.len(), options.threads) } else { 0 };
-        let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking);
+        let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking)
+            + vocabulary.as_ref().map_or(0, |v| vocabulary_bytes(v, &tensors));
         for t in &mut tensors {
             let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
             t.block_elements = budget::block_elements(unit, t.elements);
@@ -250,7 +294,7 @@ impl Plan {
             let resident = resident + options.threads * coders;
             Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)
         };
-        let delta = options.delta && has_base;
+        let delta = options.delta && has_base && !gathers_base(&tensors);
         let budget = budget_of(delta).map_err(|error| match error {
             Error::BudgetTooSmall { given, needed } if delta && budget_of(false).is_ok() => {
                 Error::DeltaBudgetTooSmall { given, needed }
@@ -266,6 +310,7 @@ impl Plan {
             tensors,
             layers,
             settings,
+            vocabulary,
             shards,
             surveys,
             waves,
@@ -310,7 +355,7 @@ impl Plan {
 
     /// Whether the output's delta file is written.
     pub fn writes_delta(&self) -> bool {
-        self.options.delta && self.has_base
+        self.options.delta && self.has_base && !gathers_base(&self.tensors)
     }
 
     /// The source whose order, side files and copied tensors the output takes.
@@ -366,14 +411,18 @@ impl Plan {
     fn warn(&self) -> Vec<String> {
         let mut warnings = self.recipe.notes.clone();
         let floats = || self.tensors.iter().filter(|t| t.layer.is_some());
-        if floats().any(|t| t.places.iter().any(|p| p.dtype == Dtype::F64)) {
+        warnings.extend(self.vocabulary.iter().flat_map(|v| v.notes.iter().cloned()));
+        if self.options.delta && self.has_base && !self.writes_delta() {
+            warnings.push("no delta file is written: the output's embeddings have other rows than the base's".into());
+        }
+        if floats().any(|t| t.places.iter().any(|p| p.stored() == Dtype::F64)) {
             warnings.push("F64 tensors are rounded to f32 before they are merged (docs/numerics.md)".into());
         }
-        let mixed = floats().filter(|t| t.places.iter().any(|p| p.dtype != t.places[0].dtype)).count();
+        let mixed = floats().filter(|t| t.places.iter().any(|p| p.stored() != t.places[0].stored())).count();
         if mixed > 0 {
             warnings.push(format!("{mixed} tensors differ in dtype between models; each is widened exactly"));
         }
-        let cast = floats().filter(|t| t.dtype != t.places[0].dtype).count();
+        let cast = floats().filter(|t| t.dtype != t.places[0].stored()).count();
         if cast > 0 {
             let name = &self.sources[self.reference()].label;
             warnings.push(format!("{cast} tensors are written in another dtype than `{name}` has them"));
@@ -433,7 +482,25 @@ fn lcm(number: usize, power: usize) -> usize {
     (number >> shared).saturating_mul(power)
 }
 
-fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> String {
+/// Whether the output has rows that are not the base's in their order: no delta can then be made against it.
+fn gathers_base(tensors: &[PlannedTensor]) -> bool {
+    tensors.iter().any(|t| t.places[0].rows.is_some())
+}
+
+/// What the vocabulary keeps in memory: row maps, rows of padding, and what reading the tokenizers took.
+fn vocabulary_bytes(vocabulary: &Vocabulary, tensors: &[PlannedTensor]) -> usize {
+    let maps: usize = vocabulary.maps.iter().map(|m| m.bytes()).sum();
+    let rows = tensors.iter().flat_map(|t| &t.places).filter_map(|p| p.rows.as_ref());
+    let padding: u64 = rows.filter(|r| r.map.tokens() < r.map.rows()).map(|r| 4 * r.width).sum();
+    vocabulary.peak_bytes + maps + padding as usize
+}
+
+fn identity(
+    recipe: &Recipe,
+    inventories: &[Inventory],
+    vocabulary: Option<&Vocabulary>,
+    options: &Options,
+) -> String {
     let files =
         |i: &Inventory| i.files.iter().map(|f| serde_json::json!([f.bytes, f.header_blake3])).collect::<Vec<_>>();
     let all = serde_json::json!({
@@ -441,7 +508,10 @@ fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> St
         "recipe": recipe.canonical(),
         "text": blake3::hash(recipe.text.as_bytes()).to_hex().as_str(),
         "inputs": inventories.iter().map(files).collect::<Vec<_>>(),
+        "tokenizers": vocabulary.map(|v| &v.blake3),
         "shard_bytes": options.shard_bytes,
+        "copy_tokenizer": options.copy_tokenizer,
+        "write_card": options.write_card,
         "seed": options.seed,
         "allow_non_finite": options.allow_non_finite,
     });

@@ -43,6 +43,9 @@ impl fmt::Display for Plan {
             0 => writeln!(f)?,
             n => writeln!(f, "; {n} of integers or bools, copied")?,
         }
+        if let Some(v) = &self.vocabulary {
+            writeln!(f, "tokens    {} rows, tokenizer files of {}", v.rows, self.sources[v.files_of].label)?;
+        }
         writeln!(f, "layers    {}", self.layers.len())?;
         self.show_passes(f)?;
         let shards = self.shards.len();

@@ -7,12 +7,14 @@ mod node;
 mod parse;
 mod setting;
 mod suggest;
+mod tokenizer;
 
 pub use coefficients::Coefficients;
 pub use flags::Flags;
 pub use lwptv::{LayerRule, Lwptv};
 pub use setting::Setting;
 pub use suggest::unknown;
+pub use tokenizer::{CHAT_FORMATS, ChatTemplate, TokenRow, TokenRule, Tokenizer, Tokens};
 
 use crate::error::{Error, Result};
 use crate::method::{Entry, Kind, Scope, Settings};
@@ -37,6 +39,10 @@ pub struct Recipe {
     pub coefficients: Option<String>,
     /// The pruning stage.
     pub lwptv: Option<Lwptv>,
+    /// Which tokens the output has; `None`: the models are taken to have the same.
+    pub tokenizer: Option<Tokenizer>,
+    /// The chat template of the output; `None`: the one of the tokenizer's files.
+    pub chat_template: Option<ChatTemplate>,
     /// The output dtype asked for (`out_dtype`, else `dtype`).
     pub dtype: Option<Dtype>,
     /// What was accepted without effect.
@@ -97,6 +103,12 @@ impl Recipe {
             }
             None => Ok(()),
         }
+    }
+
+    /// The place of a model among the base, if there is one, and the experts.
+    pub fn source(&self, reference: &str) -> Option<usize> {
+        let models = self.base.iter().chain(self.experts.iter().map(|e| &e.model));
+        models.into_iter().position(|m| parse::same_path(m, reference))
     }
 
     /// The expert that is the base model itself.
@@ -177,6 +189,8 @@ impl Recipe {
             "experts": self.experts.iter().map(|e| parameters(&e.parameters)).collect::<Vec<_>>(),
             "parameters": parameters(&self.parameters),
             "lwptv": self.lwptv.as_ref().map(Lwptv::canonical),
+            "tokenizer": self.tokenizer.as_ref().map(Tokenizer::canonical),
+            "chat_template": self.chat_template.as_ref().map(|t| format!("{t:?}")),
             "dtype": self.dtype.map(Dtype::header_name),
         })
     }

@@ -4,6 +4,7 @@ use super::lwptv::Lwptv;
 use super::node::{Node, Value};
 use super::setting::Setting;
 use super::suggest::unknown;
+use super::tokenizer::{ChatTemplate, Tokenizer};
 use super::{Expert, Parameters, Recipe};
 use crate::error::{Error, Result};
 use crate::limits::MODELS_MAX;
@@ -58,27 +59,34 @@ pub fn parse(text: &str) -> Result<Recipe> {
     field("dtype").map(self::dtype).transpose()?;
     let lwptv = fields.iter().find(|(key, _)| *key == "lwptv").map(|(_, node)| Lwptv::parse(node)).transpose()?;
     let coefficients = field("coefficients").map(|n| n.text().map(str::to_owned)).transpose()?;
+    let tokenizer = Tokenizer::parse(field("tokenizer_source"), field("tokenizer"))?;
+    let chat_template = field("chat_template").map(ChatTemplate::parse).transpose()?;
     notes.dedup();
-    Ok(Recipe { text: text.to_owned(), method, base, experts, parameters, coefficients, lwptv, dtype, notes })
+    Ok(Recipe {
+        text: text.to_owned(),
+        method,
+        base,
+        experts,
+        parameters,
+        coefficients,
+        lwptv,
+        tokenizer,
+        chat_template,
+        dtype,
+        notes,
+    })
 }
 
 fn refuse_what_is_not_there_yet<'a, 'b: 'a>(field: &impl Fn(&str) -> Option<&'a Node<'b>>) -> Result<()> {
     for (key, advice) in [
         ("slices", "use the `models` form"),
         ("modules", "use the `models` form"),
-        ("tokenizer", "leave it out: the base's tokenizer files are copied"),
-        ("chat_template", "leave it out: the base's is copied"),
     ] {
         if let Some(node) = field(key) {
             return Err(node.error(format!("not in this version of taskvec; {advice}")));
         }
     }
-    match field("tokenizer_source") {
-        Some(node) if node.text()? != "base" => {
-            Err(node.error("only `base` is in this version of taskvec: the base's tokenizer files are copied"))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn find_method(node: &Node<'_>) -> Result<&'static Entry> {
@@ -152,7 +160,7 @@ fn parameters(node: &Node<'_>, method: &'static Entry, notes: &mut Vec<String>) 
 }
 
 /// `path` or `{model: path}` or `{model: {path: path, revision: r}}`.
-fn reference(node: &Node<'_>) -> Result<String> {
+pub(super) fn reference(node: &Node<'_>) -> Result<String> {
     let Value::Map(_) = node.value else { return plain_reference(node) };
     let mut text = None;
     let mut revision = None;

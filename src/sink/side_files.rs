@@ -22,6 +22,36 @@ const OWN: &[&str] = &["README.md", "mergekit_config.yml", "taskvec.json"];
 const WEIGHTS: &[&str] =
     &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "npz", "tvd", "pkl", "tflite", "ot"];
 
+/// The settings of a tokenizer.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Files that hold a tokenizer's words in other forms than `tokenizer.json`.
+const WORDS: &[&str] = &[
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Other files of a tokenizer.
+const TOKENIZER: &[&str] =
+    &["chat_template.jinja", "chat_template.json", "special_tokens_map.json", "tokenizer.json", TOKENIZER_CONFIG];
+
+/// Whether a file belongs to the tokenizer.
+pub fn is_of_tokenizer(name: &str) -> bool {
+    let code = name.starts_with("tokenization_") && name.ends_with(".py");
+    TOKENIZER.contains(&name) || is_of_words(name) || code || name.starts_with("additional_chat_templates/")
+}
+
+/// Whether a file says the words of a tokenizer again.
+pub fn is_of_words(name: &str) -> bool {
+    WORDS.contains(&name)
+}
+
 /// The side files of the model at `path`, by name. A model that is a single file has none.
 pub fn find(path: &Path, links: Links) -> Result<Vec<SideFile>> {
     let mut found = find_all(path, links)?;
@@ -81,25 +111,66 @@ fn is_index(name: &str) -> bool {
     name.ends_with(".safetensors.index.json")
 }
 
+/// What a merge changes in side files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    /// The output's dtype, if the configuration has another.
+    pub dtype: Option<Dtype>,
+    /// Rows of the output's embeddings, if they may not be the base's.
+    pub rows: Option<u64>,
+    /// Whether the chat template is written to a file of its own.
+    pub chat_template: bool,
+}
+
 impl SideFile {
-    /// Its content in the output: the same bytes, but for the dtype in `config.json` if the output has another.
-    pub fn content(&self, dtype: Option<Dtype>) -> Result<Vec<u8>> {
+    /// Its content in the output: the same bytes, but for what `changes` says.
+    pub fn content(&self, changes: Changes) -> Result<Vec<u8>> {
         let bytes = std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))?;
-        match dtype {
-            Some(dtype) if self.name == "config.json" => Ok(with_dtype(&bytes, dtype).unwrap_or(bytes)),
-            _ => Ok(bytes),
-        }
+        let changed = match self.name.as_str() {
+            "config.json" if changes.dtype.is_some() || changes.rows.is_some() => edited(&bytes, |config| {
+                let dtype = changes.dtype.is_some_and(|d| set_dtype(config, d));
+                let rows = changes.rows.is_some_and(|rows| set_rows(config, rows));
+                dtype || rows
+            }),
+            TOKENIZER_CONFIG if changes.chat_template => {
+                edited(&bytes, |config| config.shift_remove("chat_template").is_some())
+            }
+            _ => None,
+        };
+        Ok(changed.unwrap_or(bytes))
     }
 }
 
-/// `config.json` with `torch_dtype` or `dtype` (as newer files call it) set; `None` if it is not what it should be.
-fn with_dtype(json: &[u8], dtype: Dtype) -> Option<Vec<u8>> {
-    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
-    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-    config.insert(key.to_owned(), dtype.torch_name().into());
+type Object = serde_json::Map<String, serde_json::Value>;
+
+/// The text of an edited JSON object; `None` if it is none, or nothing was edited.
+fn edited(json: &[u8], edit: impl Fn(&mut Object) -> bool) -> Option<Vec<u8>> {
+    let mut config: Object = serde_json::from_slice(json).ok()?;
+    if !edit(&mut config) {
+        return None;
+    }
     let mut text = serde_json::to_vec_pretty(&config).ok()?;
     text.push(b'\n');
     Some(text)
+}
+
+/// Sets `torch_dtype`, or `dtype` as newer files call it.
+fn set_dtype(config: &mut Object, dtype: Dtype) -> bool {
+    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    config.insert(key.to_owned(), dtype.torch_name().into());
+    true
+}
+
+/// Sets `vocab_size`, also that of the language model in a larger one.
+fn set_rows(config: &mut Object, rows: u64) -> bool {
+    let inner = config.get_mut("text_config").and_then(|c| c.as_object_mut()).is_some_and(|c| set_rows(c, rows));
+    match config.get_mut("vocab_size").filter(|size| size.as_u64() != Some(rows)) {
+        Some(size) => {
+            *size = rows.into();
+            true
+        }
+        None => inner,
+    }
 }
 
 #[cfg(test)]
@@ -123,8 +194,19 @@ mod tests {
 
     #[test]
     fn the_dtype_in_the_configuration_follows_the_output() {
-        let changed = |json: &str| String::from_utf8(with_dtype(json.as_bytes(), Dtype::BF16).unwrap()).unwrap();
+        let changed = |json: &str| {
+            String::from_utf8(edited(json.as_bytes(), |c| set_dtype(c, Dtype::BF16)).unwrap()).unwrap()
+        };
         assert!(changed(r#"{"z":1,"torch_dtype":"float32"}"#).contains("\"z\": 1,\n  \"torch_dtype\": \"bfloat16\""));
         assert!(changed(r#"{"dtype":"float32"}"#).contains("\"dtype\": \"bfloat16\""));
+    }
+
+    #[test]
+    fn the_size_of_the_vocabulary_in_the_configuration_follows_the_output() {
+        let changed = |json: &str| edited(json.as_bytes(), |c| set_rows(c, 7)).map(|t| String::from_utf8(t).unwrap());
+        assert_eq!(changed(r#"{"vocab_size": 7}"#), None);
+        assert_eq!(changed(r#"{"vocab_size":8}"#).unwrap(), "{\n  \"vocab_size\": 7\n}\n");
+        let inner = changed(r#"{"text_config":{"vocab_size":8},"audio_config":{"vocab_size":9}}"#).unwrap();
+        assert!(inner.contains("\"vocab_size\": 7") && inner.contains("\"vocab_size\": 9"), "{inner}");
     }
 }
