@@ -258,12 +258,6 @@ fn what_this_version_does_not_do_is_refused_with_2_and_said_clearly() {
     let without_models = "merge_method: linear\nbase_model: ./base\n";
     refused(&format!("{without_models}slices: {source}\n"), &["slices: not in this version", "use the `models` form"]);
     refused(&format!("{without_models}modules: {{text: {{slices: {source}}}}}\n"), &["modules: not in this version"]);
-    for key in ["tokenizer: {source: union}", "chat_template: chatml"] {
-        let name = key.split(':').next().unwrap();
-        refused(&format!("{TASK_ARITHMETIC}{key}\n"), &[&format!("{name}: not in this version of taskvec")]);
-    }
-    refused(&format!("{TASK_ARITHMETIC}tokenizer_source: union\n"), &["tokenizer_source: only `base`"]);
-    Recipe::parse(&format!("{TASK_ARITHMETIC}tokenizer_source: base\n")).unwrap();
     let lora = ["LoRA adapters are not in this version", "merge the adapter into its base first"];
     let recipe =
         Recipe::parse(&TASK_ARITHMETIC.replace("./a", "./a+./b").replace("./base", "fixtures/zoo/base")).unwrap();

@@ -12,7 +12,8 @@ use taskvec::sink::Existing;
 use taskvec::{Error, Result};
 
 pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
-    let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits, Options { delta: false, ..Options::default() })?;
+    let plan =
+        make_plan(args.path.as_deref(), &args.recipe, &args.limits, Options { delta: false, ..Options::default() })?;
     let progress = progress::choose(common);
     let run = Run {
         io: io(args.limits.io),

@@ -35,11 +35,8 @@ pub struct Made<'a> {
 
 /// Bytes needed on disk.
 pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
-    let side: u64 = side_files(plan, links)?
-        .iter()
-        .filter_map(|f| std::fs::metadata(&f.path).ok())
-        .map(|m| m.len())
-        .sum();
+    let side: u64 =
+        side_files(plan, links)?.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
     Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))

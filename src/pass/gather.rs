@@ -44,8 +44,7 @@ impl Engine<'_> {
         out.resize(piece.elements * size, 0);
         for run in runs(rows, piece) {
             let part = part(run, rows.width, piece);
-            let target =
-                &mut out[(part.start - piece.start) as usize * size..(part.end - piece.start) as usize * size];
+            let target = &mut out[(part.start - piece.start) as usize * size..(part.end - piece.start) as usize * size];
             let inside = part.start - run.start * rows.width;
             match &run.from {
                 From::Zero => target.fill(0),

@@ -78,7 +78,10 @@ pub fn vocabulary_rows(inventory: &Inventory) -> Result<u64> {
         match (t.shape.first(), found) {
             (None, _) => return bad(&t.name, "expected one row for each token, got a scalar".into()),
             (Some(rows), Some((other, expected))) if *rows != expected => {
-                return bad(&t.name, format!("{rows} rows, but `{other}` has {expected}; expected a row for each token"));
+                return bad(
+                    &t.name,
+                    format!("{rows} rows, but `{other}` has {expected}; expected a row for each token"),
+                );
             }
             (Some(rows), _) => found = Some((&t.name, *rows)),
         }
@@ -91,11 +94,7 @@ pub fn vocabulary_rows(inventory: &Inventory) -> Result<u64> {
     found.map(|(_, rows)| rows).ok_or_else(none)
 }
 
-fn differences(
-    inventories: &[Inventory],
-    by_name: &[BTreeMap<&str, &Entry>],
-    any_rows: bool,
-) -> Vec<[String; 4]> {
+fn differences(inventories: &[Inventory], by_name: &[BTreeMap<&str, &Entry>], any_rows: bool) -> Vec<[String; 4]> {
     let mut rows = Vec::new();
     let first = &inventories[0];
     for (other, names) in inventories.iter().zip(by_name).skip(1) {
@@ -142,6 +141,7 @@ fn mismatch(rows: &[[String; 4]]) -> Error {
                 Remove the model that differs, or fetch it again if it is incomplete.";
     let vocabularies = "The models have vocabularies of other size. Write `tokenizer_source: base` to keep the base's \
                         tokens, or `tokenizer_source: union` to keep the tokens of all models.";
-    let hint = if rows.iter().all(|[name, .., got]| is_vocabulary(name) && got != "missing") { vocabularies } else { hint };
+    let hint =
+        if rows.iter().all(|[name, .., got]| is_vocabulary(name) && got != "missing") { vocabularies } else { hint };
     Error::Mismatch { table: table.trim_end().to_owned(), hint: hint.to_owned() }
 }

@@ -495,12 +495,7 @@ fn vocabulary_bytes(vocabulary: &Vocabulary, tensors: &[PlannedTensor]) -> usize
     vocabulary.peak_bytes + maps + padding as usize
 }
 
-fn identity(
-    recipe: &Recipe,
-    inventories: &[Inventory],
-    vocabulary: Option<&Vocabulary>,
-    options: &Options,
-) -> String {
+fn identity(recipe: &Recipe, inventories: &[Inventory], vocabulary: Option<&Vocabulary>, options: &Options) -> String {
     let files =
         |i: &Inventory| i.files.iter().map(|f| serde_json::json!([f.bytes, f.header_blake3])).collect::<Vec<_>>();
     let all = serde_json::json!({

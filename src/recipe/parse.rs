@@ -78,10 +78,7 @@ pub fn parse(text: &str) -> Result<Recipe> {
 }
 
 fn refuse_what_is_not_there_yet<'a, 'b: 'a>(field: &impl Fn(&str) -> Option<&'a Node<'b>>) -> Result<()> {
-    for (key, advice) in [
-        ("slices", "use the `models` form"),
-        ("modules", "use the `models` form"),
-    ] {
+    for (key, advice) in [("slices", "use the `models` form"), ("modules", "use the `models` form")] {
         if let Some(node) = field(key) {
             return Err(node.error(format!("not in this version of taskvec; {advice}")));
         }

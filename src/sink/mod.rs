@@ -11,5 +11,7 @@ pub use card::card;
 pub use chat_template::{NAME as CHAT_TEMPLATE, chat_template};
 pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes};
 pub use shards::Shards;
-pub use side_files::{Changes, SideFile, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words};
+pub use side_files::{
+    Changes, SideFile, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words,
+};
 pub use staging::{Existing, Locked, StagedFile, Staging, free_bytes, stream_whole, write_whole};

@@ -194,9 +194,8 @@ mod tests {
 
     #[test]
     fn the_dtype_in_the_configuration_follows_the_output() {
-        let changed = |json: &str| {
-            String::from_utf8(edited(json.as_bytes(), |c| set_dtype(c, Dtype::BF16)).unwrap()).unwrap()
-        };
+        let changed =
+            |json: &str| String::from_utf8(edited(json.as_bytes(), |c| set_dtype(c, Dtype::BF16)).unwrap()).unwrap();
         assert!(changed(r#"{"z":1,"torch_dtype":"float32"}"#).contains("\"z\": 1,\n  \"torch_dtype\": \"bfloat16\""));
         assert!(changed(r#"{"dtype":"float32"}"#).contains("\"dtype\": \"bfloat16\""));
     }

@@ -7,7 +7,7 @@ mod rule;
 mod tokenizer;
 mod unite;
 
-pub use rows::{RowMap, Run, From};
+pub use rows::{From, RowMap, Run};
 pub use rule::is_vocabulary;
 pub use tokenizer::TokenizerFile;
 pub use unite::{Member, Vocabulary};

@@ -97,8 +97,14 @@ impl TokenizerFile {
         for token in &added {
             let expected = ids.get(&token.content).copied().unwrap_or(next_id(count, highest));
             if token.id != expected {
-                let problem = format!("added token {:?} has id {}, but the tokenizers library gives it {expected}", token.content, token.id);
-                return Err(Error::malformed(&path, format!("{problem}; load the tokenizer with transformers and save it again")));
+                let problem = format!(
+                    "added token {:?} has id {}, but the tokenizers library gives it {expected}",
+                    token.content, token.id
+                );
+                return Err(Error::malformed(
+                    &path,
+                    format!("{problem}; load the tokenizer with transformers and save it again"),
+                ));
             }
             ids.insert(token.content.clone(), token.id);
             highest = highest.max(Some(token.id));

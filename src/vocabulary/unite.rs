@@ -46,10 +46,17 @@ pub struct Vocabulary {
 impl Vocabulary {
     /// Reads the tokenizers and settles every row. `find` tells which member a reference of the recipe names; the first
     /// is the base if `has_base`.
-    pub fn unite(rule: &Tokenizer, members: &[Member], find: &impl Fn(&str) -> Option<usize>, has_base: bool) -> Result<Self> {
+    pub fn unite(
+        rule: &Tokenizer,
+        members: &[Member],
+        find: &impl Fn(&str) -> Option<usize>,
+        has_base: bool,
+    ) -> Result<Self> {
         let source = |model: &str| {
             let known = || members.iter().map(|m| m.label.as_str()).collect::<Vec<_>>().join(", ");
-            find(model).ok_or_else(|| Error::recipe("tokenizer", format!("`{model}` is not a model of this merge; they are: {}", known())))
+            find(model).ok_or_else(|| {
+                Error::recipe("tokenizer", format!("`{model}` is not a model of this merge; they are: {}", known()))
+            })
         };
         let files_of = match &rule.source {
             Tokens::Base | Tokens::Union => 0,
@@ -161,7 +168,8 @@ impl Out {
         for token in &mut self.new {
             token.id = self.file.next_id();
             if taken.contains(&token.id) {
-                let problem = format!("cannot be given more tokens: its ids have gaps, so id {} would be given twice", token.id);
+                let problem =
+                    format!("cannot be given more tokens: its ids have gaps, so id {} would be given twice", token.id);
                 return Err(Error::malformed(&self.file.path, problem));
             }
             self.file.ids.insert(token.content.clone(), token.id);
@@ -198,7 +206,13 @@ impl<'a> Overrides<'a> {
     }
 
     /// Settles the rules that take rows of source `index`.
-    fn look_up(&mut self, index: usize, source: &impl Fn(&str) -> Result<usize>, file: &TokenizerFile, member: &Member) -> Result<()> {
+    fn look_up(
+        &mut self,
+        index: usize,
+        source: &impl Fn(&str) -> Result<usize>,
+        file: &TokenizerFile,
+        member: &Member,
+    ) -> Result<()> {
         for (rule, found) in self.rule.tokens.iter().zip(&mut self.rows) {
             let place = || format!("tokenizer.tokens.{}", rule.token);
             let (model, row) = match &rule.row {
