@@ -483,7 +483,7 @@ fn tokens_beyond_a_models_rows_are_left_out_and_noted() {
     let bench = Bench::new();
     bench.edit_tokenizer("base", |f| f["model"]["vocab"]["w9"] = 8.into());
     let plan = bench.plan(&recipe("tokenizer_source: base")).unwrap();
-    assert!(plan.to_string().contains("`./base`: token \"w9\" lie beyond its 8 rows"), "{plan}");
+    assert!(plan.to_string().contains("`./base`: beyond its 8 rows, so left out: token \"w9\""), "{plan}");
     assert_eq!(plan.vocabulary.as_ref().unwrap().rows, 8);
 }
 
@@ -492,6 +492,36 @@ fn a_merge_without_embeddings_refuses_the_key() {
     let bench = Bench::new();
     bench.edit_weights("base", |t| t.name = t.name.replace("embed_tokens", "words").replace("lm_head", "out"));
     bench.refused(&recipe("tokenizer_source: base"), 2, &["`./base` has no tensor that is known as an embedding"]);
+}
+
+#[test]
+fn a_merge_that_has_no_embeddings_at_all_takes_the_base_and_says_so() {
+    let bench = Bench::new();
+    let one = recipe("tokenizer_source: base").replace("- {model: ./b, parameters: {weight: 0.25}}\n", "");
+    for model in ["base", "a"] {
+        bench.edit_weights(model, |t| {
+            if EMBEDDINGS.contains(&t.name.as_str()) {
+                t.name = t.name.replace("embed_tokens", "words").replace("lm_head", "out");
+                t.shape[0] = 8;
+                t.bytes.truncate(8 * 8 * 4);
+            }
+        });
+    }
+    assert!(bench.plan(&one).unwrap().to_string().contains("tokenizer_source: base changes nothing"));
+    bench.refused(&one.replace("source: base", "source: union"), 2, &["`./base` has no tensor"]);
+}
+
+#[test]
+fn special_ids_that_the_new_tokens_shift_are_noted() {
+    let bench = Bench::new();
+    bench.edit_tokenizer("a", |f| {
+        f["model"]["vocab"]["w1"] = 2.into();
+        f["model"]["vocab"]["</s>"] = 3.into();
+        f["added_tokens"][2]["id"] = 3.into();
+    });
+    let plan = bench.plan(&recipe("tokenizer_source: ./a")).unwrap();
+    assert!(plan.to_string().contains("config.json: eos_token_id is 2 as in the base"), "{plan}");
+    assert!(!plan.to_string().contains("bos_token_id"), "{plan}");
 }
 
 #[test]

@@ -78,8 +78,7 @@ pub fn plan(mut recipe: Recipe, folder: &Path, links: Links, options: Options) -
     };
     let experts: Vec<Inventory> = recipe.experts.iter().map(|e| open(&e.model)).collect::<Result<_>>()?;
     let inventories: Vec<&Inventory> = base.iter().chain(&experts).collect();
-    let vocabulary = tokens::settle(&recipe, &inventories, links)?;
-    let notes = tokens::compare(&recipe, &inventories, links);
+    let (vocabulary, notes) = tokens::settle(&recipe, &inventories, links)?;
     let mut plan = Plan::new(recipe, base, experts, vocabulary, options)?;
     plan.warnings.extend(notes);
     Ok(plan)

@@ -2,26 +2,48 @@
 
 use crate::error::Result;
 use crate::plan::vocabulary_rows;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Tokenizer};
 use crate::source::{Links, check_link};
 use crate::tensor::Inventory;
-use crate::vocabulary::{Member, TokenizerFile, Vocabulary};
+use crate::vocabulary::{Member, TokenizerFile, Vocabulary, is_vocabulary};
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "tokenizer.json";
 
-/// What the recipe's tokenizer key says; `None` if it has none. The first inventory is the base, if there is one.
-pub fn settle(recipe: &Recipe, inventories: &[&Inventory], links: Links) -> Result<Option<Vocabulary>> {
-    let Some(rule) = &recipe.tokenizer else { return Ok(None) };
+/// Keys of configurations that hold ids of tokens.
+const ID_KEYS: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
+
+/// What the recipe's tokenizer key says, `None` if it has none, and notes. The first inventory is the base, if there is
+/// one.
+pub fn settle(recipe: &Recipe, inventories: &[&Inventory], links: Links) -> Result<(Option<Vocabulary>, Vec<String>)> {
+    let any_rows = inventories.iter().any(|i| i.tensors.iter().any(|t| is_vocabulary(&t.name)));
+    let Some(rule) = &recipe.tokenizer else {
+        return Ok((None, if any_rows { compare(inventories, links) } else { Vec::new() }));
+    };
+    if !any_rows && *rule == Tokenizer::of_base() {
+        let note = "no embeddings are known by their names, so tokenizer_source: base changes nothing";
+        return Ok((None, vec![note.to_owned()]));
+    }
     let members = inventories.iter().map(|i| member(i, inventories[0], links)).collect::<Result<Vec<_>>>()?;
-    Vocabulary::unite(rule, &members, &|reference| recipe.source(reference), recipe.base.is_some()).map(Some)
+    let has_base = recipe.base.is_some();
+    let vocabulary = Vocabulary::unite(rule, &members, &|reference| recipe.source(reference), has_base)?;
+    let moved = moved_ids(&folder(&inventories[0].path), &vocabulary);
+    Ok((Some(vocabulary), moved))
 }
 
-/// A note for each model whose tokens have other ids than the first model's, where the recipe has no tokenizer key.
-pub fn compare(recipe: &Recipe, inventories: &[&Inventory], links: Links) -> Vec<String> {
-    if recipe.tokenizer.is_some() || inventories.iter().all(|i| vocabulary_rows(i).is_err()) {
-        return Vec::new();
-    }
+/// A note for each id in the first model's configuration that is another token's in the output.
+fn moved_ids(folder: &Path, vocabulary: &Vocabulary) -> Vec<String> {
+    let Ok(text) = std::fs::read(folder.join("config.json")) else { return Vec::new() };
+    let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let note = |key: &&str| {
+        let id = config[*key].as_u64().filter(|id| !vocabulary.keeps_id(*id))?;
+        Some(format!("config.json: {key} is {id} as in the base, but that is another token in the output"))
+    };
+    ID_KEYS.iter().filter_map(note).collect()
+}
+
+/// A note for each model whose tokens have other ids than the first model's.
+fn compare(inventories: &[&Inventory], links: Links) -> Vec<String> {
     let path = |i: &Inventory| {
         let folder = folder(&i.path);
         check_link(&folder, &folder.join(FILE), links).ok().map(|()| folder.join(FILE))

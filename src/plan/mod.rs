@@ -31,6 +31,7 @@ const SEMANTICS: u32 = 1;
 
 /// What the user can choose besides the recipe.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one choice")]
 pub struct Options {
     /// Peak memory allowed, in bytes.
     pub memory_bytes: u64,

@@ -190,7 +190,7 @@ impl Recipe {
             "parameters": parameters(&self.parameters),
             "lwptv": self.lwptv.as_ref().map(Lwptv::canonical),
             "tokenizer": self.tokenizer.as_ref().map(Tokenizer::canonical),
-            "chat_template": self.chat_template.as_ref().map(|t| format!("{t:?}")),
+            "chat_template": self.chat_template.as_ref().map(ChatTemplate::as_written),
             "dtype": self.dtype.map(Dtype::header_name),
         })
     }

@@ -97,9 +97,29 @@ impl Tokenizer {
         Ok(found)
     }
 
+    /// What `tokenizer_source: base` says.
+    pub fn of_base() -> Self {
+        Self { source: Tokens::Base, tokens: Vec::new(), pad_to_multiple_of: None }
+    }
+
     /// Everything that decides the output.
     pub fn canonical(&self) -> serde_json::Value {
-        serde_json::Value::String(format!("{self:?}"))
+        let source = match &self.source {
+            Tokens::Base => "base",
+            Tokens::Union => "union",
+            Tokens::Of(model) => model,
+        };
+        let rule = |rule: &TokenRule| {
+            let row = match &rule.row {
+                TokenRow::Zero => serde_json::json!({"kind": "zero"}),
+                TokenRow::Same(model) => serde_json::json!(model),
+                TokenRow::Id(model, id) => serde_json::json!({"model": model, "token_id": id}),
+                TokenRow::Other(model, token) => serde_json::json!({"model": model, "token": token}),
+            };
+            serde_json::json!({"token": rule.token, "source": row, "force": rule.force})
+        };
+        let tokens: Vec<_> = self.tokens.iter().map(rule).collect();
+        serde_json::json!({"source": source, "tokens": tokens, "pad_to_multiple_of": self.pad_to_multiple_of})
     }
 }
 
@@ -148,6 +168,15 @@ impl TokenRow {
 }
 
 impl ChatTemplate {
+    /// As the recipe has it.
+    pub fn as_written(&self) -> &str {
+        match self {
+            Self::Auto => "auto",
+            Self::Named(name) => name,
+            Self::Text(text) => text,
+        }
+    }
+
     pub(super) fn parse(node: &Node<'_>) -> Result<Self> {
         let text = node.text()?;
         let format = CHAT_FORMATS.iter().find(|name| **name == text);

@@ -43,7 +43,7 @@ const TOKENIZER: &[&str] =
 
 /// Whether a file belongs to the tokenizer.
 pub fn is_of_tokenizer(name: &str) -> bool {
-    let code = name.starts_with("tokenization_") && name.ends_with(".py");
+    let code = name.starts_with("tokenization_") && Path::new(name).extension().is_some_and(|e| e == "py");
     TOKENIZER.contains(&name) || is_of_words(name) || code || name.starts_with("additional_chat_templates/")
 }
 

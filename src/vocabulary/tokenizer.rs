@@ -31,6 +31,7 @@ pub struct TokenizerFile {
 
 /// A token that is matched in the text before the model sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "as the file has them")]
 pub struct AddedToken {
     pub id: u64,
     pub content: String,

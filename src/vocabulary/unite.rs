@@ -105,6 +105,12 @@ impl Vocabulary {
         self.added.as_ref().map(|added| with_added(path, added)).transpose()
     }
 
+    /// Whether an id is that of the same token in the first model and in the output.
+    pub fn keeps_id(&self, id: u64) -> bool {
+        let run = self.maps[0].covering(id, id).first();
+        run.is_some_and(|run| matches!(run.from, From::Source(0, row) if row == run.start))
+    }
+
     /// Whether tokens were added.
     pub fn is_extended(&self) -> bool {
         self.added.is_some()
@@ -116,7 +122,7 @@ fn open(member: &Member, notes: Option<&mut Vec<String>>) -> Result<TokenizerFil
     let beyond = file.drop_from(member.rows);
     if let Some(notes) = notes.filter(|_| !beyond.is_empty()) {
         let rows = member.rows;
-        notes.push(format!("`{}`: {} lie beyond its {rows} rows and are left out", member.label, listed(&beyond)));
+        notes.push(format!("`{}`: beyond its {rows} rows, so left out: {}", member.label, listed(&beyond)));
     }
     Ok(file)
 }
