@@ -25,6 +25,8 @@ pub mod method;
 
 pub mod recipe;
 
+pub mod vocabulary;
+
 pub mod plan;
 
 pub mod pass;

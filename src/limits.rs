@@ -47,6 +47,12 @@ pub const RECIPE_MAX_BYTES: u64 = 4 << 20;
 /// A side file (tokenizer, configuration) larger than this is not copied from the base.
 pub const SIDE_FILE_MAX_BYTES: u64 = 256 << 20;
 
+/// A `tokenizer.json` may be this long at most.
+pub const TOKENIZER_MAX_BYTES: u64 = 64 << 20;
+
+/// Elements of an embedding that are averaged at a time.
+pub const PADDING_PIECE_ELEMENTS: usize = 64 << 10;
+
 /// Folders below a model's root that are searched for side files.
 pub const SIDE_FILE_MAX_DEPTH: usize = 3;
 

@@ -87,6 +87,12 @@ pub struct MergeArgs {
     /// Replace OUT once the new output is whole.
     #[arg(long)]
     pub overwrite: bool,
+    /// Copy no tokenizer files, unless the recipe settles the tokens.
+    #[arg(long)]
+    pub no_copy_tokenizer: bool,
+    /// Write no model card.
+    #[arg(long)]
+    pub no_write_model_card: bool,
     /// Print the plan and stop.
     #[arg(long)]
     pub dry_run: bool,

@@ -25,7 +25,13 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         _ => return Err(Error::Usage("give either a recipe file or --method, not both".into())),
     };
     let recipe = recipe.map(PathBuf::as_path);
-    let plan = make_plans(recipe, &args.recipe, &args.limits, !args.no_delta, out)?;
+    let wanted = Options {
+        delta: !args.no_delta,
+        copy_tokenizer: !args.no_copy_tokenizer,
+        write_card: !args.no_write_model_card,
+        ..Options::default()
+    };
+    let plan = make_plans(recipe, &args.recipe, &args.limits, wanted, out)?;
     tell_notes(&plan, args, common);
     if args.dry_run {
         return show_plan(&plan, Some(out), links(&args.recipe));
@@ -48,7 +54,8 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 pub fn plan(args: &PlanArgs) -> Outcome {
-    let plan = make_plans(args.path.as_deref(), &args.recipe, &args.limits, !args.no_delta, Path::new("OUT"))?;
+    let wanted = Options { delta: !args.no_delta, ..Options::default() };
+    let plan = make_plans(args.path.as_deref(), &args.recipe, &args.limits, wanted, Path::new("OUT"))?;
     if args.coefficients {
         return print_coefficients(&plan.last);
     }
@@ -71,7 +78,8 @@ fn print_coefficients(plan: &Plan) -> Outcome {
 
 /// The plan of a recipe of one stage.
 pub fn make_plan(path: Option<&Path>, recipe: &RecipeArgs, limits: &LimitArgs) -> Result<Plan> {
-    let plan = make_plans(path, recipe, limits, false, Path::new("OUT"))?;
+    let wanted = Options { delta: false, ..Options::default() };
+    let plan = make_plans(path, recipe, limits, wanted, Path::new("OUT"))?;
     if plan.before.is_empty() {
         return Ok(plan.last);
     }
@@ -83,10 +91,10 @@ fn make_plans(
     path: Option<&Path>,
     recipe: &RecipeArgs,
     limits: &LimitArgs,
-    delta: bool,
+    wanted: Options,
     out: &Path,
 ) -> Result<StagedPlan> {
-    let options = Options { delta, ..options(limits)? };
+    let options = options(limits, wanted)?;
     let Some(path) = path else {
         let stages = Stages { before: Vec::new(), last: from_flags(recipe)? };
         return finish_plan(stages, Path::new(""), recipe, options, out);
@@ -160,21 +168,19 @@ fn read_recipe(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
 }
 
-fn options(limits: &LimitArgs) -> Result<Options> {
+fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
     let size = |flag: &str, text: &str| {
         parse_size(text)
             .ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
     };
-    let defaults = Options::default();
     Ok(Options {
         memory_bytes: size("--memory", &limits.memory)?,
         threads: threads(limits.num_threads)?,
         shard_bytes: size("--out-shard-size", &limits.out_shard_size)?,
         seed: limits.random_seed,
         allow_non_finite: limits.allow_non_finite,
-        delta: defaults.delta,
         tile_elements: limits.tile_elements,
-        ..Options::default()
+        ..wanted
     })
 }
 

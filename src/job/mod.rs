@@ -10,6 +10,7 @@ mod scoring;
 mod sides;
 mod stages;
 mod store;
+mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
@@ -105,7 +106,9 @@ fn plan_with(
             }
         });
     }
-    let mut plan = Plan::new(recipe, models, options)?;
+    let (vocabulary, notes) = tokens::settle(&recipe, &models, links)?;
+    let mut plan = Plan::new(recipe, models, vocabulary, options)?;
+    plan.warnings.extend(notes);
     for model in &mut plan.models {
         model.made_from = results.iter().find(|(r, _)| r.label == model.label).map(|(_, names)| names.clone());
     }
@@ -134,7 +137,8 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
     }
     check_memory(plan)?;
     let files = open_files(plan, run.io)?;
-    let engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
+    let mut engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
+    engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine)?;
     files.check_unchanged()?;
     Ok(scoring)
@@ -158,11 +162,12 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
+    let averaged = engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine)?;
     engine.set_elements(scoring.elements.clone());
     let (works, actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
-    let mut runs = scoring.runs.clone();
+    let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
 
     let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
@@ -247,7 +252,7 @@ fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
     let mut actions = Vec::with_capacity(plan.tensors.len());
     for (tensor, t) in plan.tensors.iter().enumerate() {
         let first = plan.experts().start;
-        let same = t.dtype == t.places[plan.reference()].dtype;
+        let same = t.can_copy(plan.reference());
         let (copied, reason, sources) = match (t.layer, &scoring.mask) {
             (None, _) if t.taken.is_some() => {
                 let reason = if t.taken == Some(Taken::Excluded) { Reason::Excluded } else { Reason::CopiedFrom };

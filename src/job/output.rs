@@ -10,7 +10,10 @@ use crate::plan::{Head, Plan, Restack, Shard};
 use crate::report::{
     InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
 };
-use crate::sink::{ConfigEdits, Staging, card, find_side_files, free_bytes};
+use crate::sink::{
+    CHAT_TEMPLATE, ConfigEdits, SideFile, Staging, card, chat_template, find_side_files, free_bytes, is_of_tokenizer,
+    is_of_words,
+};
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
 use std::path::Path;
@@ -35,11 +38,8 @@ pub struct Made<'a> {
 
 /// Bytes needed on disk.
 pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
-    let side: u64 = find_side_files(&plan.reference_model().path, links)?
-        .iter()
-        .filter_map(|f| std::fs::metadata(&f.path).ok())
-        .map(|m| m.len())
-        .sum();
+    let side: u64 =
+        side_files(plan, links)?.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
     Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
@@ -47,8 +47,9 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
 
 /// What changes in `config.json`.
 fn edits(plan: &Plan) -> ConfigEdits<'_> {
-    let dtype = plan.recipe.dtype.filter(|_| plan.tensors.iter().any(|t| t.dtype != t.places[0].dtype));
-    ConfigEdits { dtype, restacked: &plan.restacked, untied: plan.head == Head::Untied }
+    let dtype = plan.recipe.dtype.filter(|_| plan.tensors.iter().any(|t| t.dtype != t.places[0].stored()));
+    let rows = plan.vocabulary.as_ref().map(|v| v.rows);
+    ConfigEdits { dtype, rows, restacked: &plan.restacked, untied: plan.head == Head::Untied }
 }
 
 /// Warnings about stacks whose number of layers `config.json` does not tell.
@@ -65,6 +66,22 @@ pub fn unplaced_stacks(plan: &Plan, links: Links) -> Result<Vec<String>> {
         format!("config.json does not say once that `{stack}` has {from} layers: set the number to {to} in the output")
     };
     Ok(edits(plan).unplaced(&json.unwrap_or_default()).into_iter().map(warning).collect())
+}
+
+/// The side files of the reference. Where the recipe settles the tokens, those of the tokenizer are the ones of the model
+/// that it names, without those that would miss tokens.
+fn side_files(plan: &Plan, links: Links) -> Result<Vec<SideFile>> {
+    let mut files = find_side_files(&plan.reference_model().path, links)?;
+    match &plan.vocabulary {
+        Some(v) => {
+            files.retain(|f| !is_of_tokenizer(&f.name));
+            let others = find_side_files(&v.folder, links)?.into_iter();
+            files.extend(others.filter(|f| is_of_tokenizer(&f.name) && !(v.is_extended() && is_of_words(&f.name))));
+        }
+        None if !plan.options.copy_tokenizer => files.retain(|f| !is_of_tokenizer(&f.name)),
+        None => {}
+    }
+    Ok(files)
 }
 
 /// Fails if the file system of `out` has too little space.
@@ -94,11 +111,22 @@ impl Made<'_> {
             write("model.safetensors.index.json", &index(self.plan))?;
         }
         let edits = edits(self.plan);
-        for file in find_side_files(&self.plan.reference_model().path, self.links)? {
-            write(&file.name, &file.content(&edits)?)?;
+        let template = self.template();
+        for file in side_files(self.plan, self.links)? {
+            let vocabulary = self.plan.vocabulary.as_ref().filter(|_| file.name == "tokenizer.json");
+            let extended = vocabulary.map(|v| v.tokenizer_json(&file.path)).transpose()?.flatten();
+            if template.is_none() || file.name != CHAT_TEMPLATE {
+                let content = extended.map_or_else(|| file.content(&edits, template.is_some()), Ok);
+                write(&file.name, &content?)?;
+            }
+        }
+        if let Some(text) = template {
+            write(CHAT_TEMPLATE, text.as_bytes())?;
         }
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
-        write("README.md", card(self.plan).as_bytes())?;
+        if self.plan.options.write_card {
+            write("README.md", card(self.plan).as_bytes())?;
+        }
         if let Some(made) = self.delta.take() {
             let inside = made.inside;
             let file = delta::finish(made, kept.unwrap_or_default())?;
@@ -109,6 +137,18 @@ impl Made<'_> {
         json.push(b'\n');
         staging.write("taskvec.json", &json)?;
         Ok(report)
+    }
+
+    /// The chat template that the recipe asks for.
+    fn template(&self) -> Option<String> {
+        let asked = self.plan.recipe.chat_template.as_ref()?;
+        let folders: Vec<&Path> =
+            self.plan.sources.iter().flat_map(|s| &s.models).map(|&m| self.plan.models[m].path.as_path()).collect();
+        let found = chat_template(asked, &folders);
+        if found.is_none() {
+            tracing::warn!("chat_template: auto: no model has a chat template, so none is written");
+        }
+        found
     }
 
     fn weight_files(&mut self) -> Vec<OutputFile> {

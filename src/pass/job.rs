@@ -1,6 +1,7 @@
 //! What passes go through: tensors with the sources to read, cut into tiles, tiles gathered into jobs.
 
 use super::decode::likely_range;
+use super::gather::Piece;
 use super::{Engine, PassRun};
 use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
 use crate::plan::{Plan, PlannedTensor, decoded_elements, in_flight_bytes, tile_unit};
@@ -27,6 +28,13 @@ pub struct Tile {
     pub start: u64,
     /// Number of elements: whole blocks, but for the tensor's end.
     pub elements: usize,
+}
+
+impl Tile {
+    /// Its elements in its tensor.
+    pub fn piece(&self, work: &Work) -> Piece {
+        Piece { tensor: work.tensor, start: self.start, elements: self.elements }
+    }
 }
 
 /// What blocks a pass goes by.
@@ -148,6 +156,7 @@ impl Engine<'_> {
             let places = &self.plan.tensors[work.tensor].places;
             for source in work.sources.iter().copied().chain(self.decode_base(work)) {
                 let ranges = match &places[source].coded {
+                    None if places[source].rows.is_some() => self.gathered_ranges(tile.piece(work), source),
                     None => vec![range(self.plan, work, tile, source)],
                     Some(coded) => {
                         let elements = tile.start..tile.start + tile.elements as u64;

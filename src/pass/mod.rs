@@ -5,6 +5,7 @@ mod adapter;
 mod decode;
 mod elements;
 mod encode;
+mod gather;
 mod job;
 mod lossy;
 mod merge;
@@ -61,6 +62,8 @@ pub struct Engine<'a> {
     hashes: Option<Vec<PieceHash>>,
     /// Which elements are kept, if they are pruned one by one.
     elements: Option<Elements>,
+    /// What fills embeddings up behind their last token.
+    padding: gather::Padding,
 }
 
 impl<'a> Engine<'a> {
@@ -79,7 +82,7 @@ impl<'a> Engine<'a> {
             .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", plan.options.threads)))?;
         let hashes = hash_inputs.then(|| plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect());
         let window = Window::new(plan.budget.window_bytes);
-        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None })
+        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding: gather::Padding::new() })
     }
 
     /// Prunes elements from all that is read from now on.

@@ -61,6 +61,8 @@ pub struct Reader {
 struct Buffers {
     /// One per source.
     sources: Vec<Vec<u8>>,
+    /// Rows on their way into a buffer.
+    raw: Vec<u8>,
     base: Vec<u8>,
     permuted_base: Vec<u8>,
     orders: Vec<Permutation>,
@@ -72,6 +74,7 @@ impl Reader {
     pub fn new(sources: usize) -> Self {
         let buffers = Buffers {
             sources: vec![Vec::new(); sources],
+            raw: Vec::new(),
             base: Vec::new(),
             permuted_base: Vec::new(),
             orders: Vec::new(),
@@ -97,14 +100,14 @@ impl<'a> Spans<'a> {
         let read = match t.is_coded(work.sources.iter().copied()) {
             true if order == Order::Any && permutable(engine, work, tile) => Self::decode_permuted,
             true => Self::decode_all,
-            false => Self::read_stored,
+            false => Self::read_all,
         };
         let spans = read(engine, work, tile, &mut reader.buffers, counter, hash)?;
         Ok(Self { adapters: Some(&reader.adapters), ..spans })
     }
 
     /// The same where no source is a delta file.
-    fn read_stored(
+    fn read_all(
         engine: &'a Engine<'a>,
         work: &'a Work,
         tile: &'a Tile,
@@ -113,15 +116,32 @@ impl<'a> Spans<'a> {
         hash: &[bool],
     ) -> Result<Self> {
         let mut spans = Vec::with_capacity(work.sources.len());
-        for (&source, buffer) in work.sources.iter().zip(&mut buffers.sources) {
-            let (file, offset, bytes) = range(engine.plan, work, tile, source);
-            let span = engine.files.span(file, offset, bytes, buffer, counter)?;
-            if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
-                hashes[file].update(offset, &span);
-            }
-            spans.push((span, 0));
+        let Buffers { sources: buffers, raw, .. } = buffers;
+        for (&source, buffer) in work.sources.iter().zip(buffers) {
+            spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
         }
         Ok(Self { engine, work, tile, spans, order: None, adapters: None })
+    }
+
+    /// The tile of a source that is no delta file. Gathered rows are not hashed: a file's bytes are hashed once each.
+    fn read_stored(
+        engine: &'a Engine<'a>,
+        (work, tile): (&Work, &Tile),
+        source: Source,
+        (buffer, raw): (&'a mut Vec<u8>, &mut Vec<u8>),
+        counter: &Counter,
+        hash: &[bool],
+    ) -> Result<Span<'a>> {
+        if engine.plan.tensors[work.tensor].places[source].rows.is_some() {
+            engine.gather(tile.piece(work), source, raw, counter, buffer)?;
+            return Ok(Span::Read(buffer));
+        }
+        let (file, offset, bytes) = range(engine.plan, work, tile, source);
+        let span = engine.files.span(file, offset, bytes, buffer, counter)?;
+        if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
+            hashes[file].update(offset, &span);
+        }
+        Ok(span)
     }
 
     /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
@@ -135,7 +155,7 @@ impl<'a> Spans<'a> {
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Buffers { sources: buffers, base, decoder, .. } = buffers;
+        let Buffers { sources: buffers, raw, base, decoder, .. } = buffers;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let unit = CODED_BLOCK_ELEMENTS as u64;
         let end = tile.start + tile.elements as u64;
@@ -156,12 +176,7 @@ impl<'a> Spans<'a> {
                 if source == root {
                     continue;
                 }
-                let (file, offset, bytes) = range(plan, work, tile, source);
-                let span = engine.files.span(file, offset, bytes, buffer, counter)?;
-                if let Some(hashes) = hashes(source) {
-                    hashes[file].update(offset, &span);
-                }
-                spans.push((span, 0));
+                spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
                 continue;
             };
             let wanted =
@@ -191,7 +206,7 @@ impl<'a> Spans<'a> {
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Buffers { sources: buffers, base: base_buffer, permuted_base, orders, decoder } = buffers;
+        let Buffers { sources: buffers, base: base_buffer, permuted_base, orders, decoder, .. } = buffers;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let root = work.sources[0];
         let (file, offset, bytes) = range(plan, work, tile, root);

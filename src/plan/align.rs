@@ -1,44 +1,59 @@
 //! Tensors meet by name and shape. Whatever does not meet is told in one table.
 
 use super::assemble::{Cell, Models, Row};
-use super::{Place, PlannedTensor};
+use super::{Place, PlannedTensor, Rows};
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_ELEMENTS, DIFFERENCES_SHOWN};
-use crate::tensor::{Dtype, Entry, Factor, LowRank};
+use crate::tensor::{Dtype, Entry, Factor, Inventory, LowRank};
+use crate::vocabulary::{Vocabulary, is_vocabulary};
 use std::fmt::Write;
 
-/// The output's tensors: every row must be in every source, alike in shape.
-pub fn align(rows: &[Row], labels: &[String], models: &Models<'_>, dtype: Option<Dtype>) -> Result<Vec<PlannedTensor>> {
-    let differences = differences(rows, labels, models);
+/// The output's tensors: every row must be in every source, alike in shape. Embeddings and heads get the rows of `vocabulary`.
+pub fn align(
+    rows: &[Row],
+    labels: &[String],
+    models: &Models<'_>,
+    dtype: Option<Dtype>,
+    vocabulary: Option<&Vocabulary>,
+) -> Result<Vec<PlannedTensor>> {
+    let differences = differences(rows, labels, models, vocabulary.is_some());
     if !differences.is_empty() {
         return Err(mismatch(&differences));
     }
     let first_file: Vec<usize> =
         models.inventories.iter().scan(0, |next, i| Some(std::mem::replace(next, *next + i.files.len()))).collect();
     let planned = |row: &Row| {
-        let place = |cell: &Cell| {
+        let vocabulary = vocabulary.filter(|_| is_vocabulary(&row.name));
+        let place = |(source, cell): (usize, &Cell)| {
             let (e, first_file) = (entry(models, cell), first_file[cell.model]);
             let (file, coded) = (first_file + e.file, e.coded.clone());
             let adapter = e.adapter.as_ref().map(|adapter| Box::new(from_file(adapter, first_file)));
-            Place { file, dtype: e.dtype, offset: e.offset, coded, adapter, first_file }
+            let rows = vocabulary.map(|v| gathered(v, source, row, e, &models.inventories[cell.model]));
+            let rows = rows.transpose()?.flatten();
+            let dtype = if rows.is_some() { Dtype::F32 } else { e.dtype };
+            Ok(Place { file, dtype, offset: e.offset, coded, adapter, first_file, rows })
         };
         let reference = row.cells[0].as_ref().expect("every source has every tensor");
         let t = entry(models, reference);
-        PlannedTensor {
+        let mut shape = t.shape.clone();
+        if let (Some(v), Some(rows)) = (vocabulary, shape.first_mut()) {
+            *rows = v.rows;
+        }
+        Ok(PlannedTensor {
             name: row.name.clone(),
-            shape: t.shape.clone(),
-            elements: t.elements(),
+            elements: shape.iter().product(),
+            shape,
             layer: None,
             taken: row.taken,
             settings: 0,
             block_elements: BLOCK_ELEMENTS,
-            places: row.cells.iter().flatten().map(place).collect(),
+            places: row.cells.iter().flatten().enumerate().map(place).collect::<Result<_>>()?,
             dtype: dtype.filter(|_| t.dtype.is_float()).unwrap_or(t.dtype),
             shard: 0,
             offset: 0,
-        }
+        })
     };
-    Ok(rows.iter().map(planned).collect())
+    rows.iter().map(planned).collect()
 }
 
 /// The adapter with its files counted among all files of the plan.
@@ -51,7 +66,61 @@ fn entry<'a>(models: &Models<'a>, cell: &Cell) -> &'a Entry {
     &models.inventories[cell.model].tensors[cell.tensor]
 }
 
-fn differences(rows: &[Row], labels: &[String], models: &Models<'_>) -> Vec<[String; 4]> {
+/// How the output's rows are made from tensor `e` of a source; `None` if they are its rows as they are.
+fn gathered(
+    vocabulary: &Vocabulary,
+    source: usize,
+    row: &Row,
+    e: &Entry,
+    inventory: &Inventory,
+) -> Result<Option<Rows>> {
+    let map = &vocabulary.maps[source];
+    if map.is_identity(source, e.shape[0]) {
+        return Ok(None);
+    }
+    let problem = if row.taken.is_some() {
+        "its rows must be put in another order, which copied tensors do not allow; leave it out of exclude and copy_from"
+    } else if e.adapter.is_some() {
+        "its rows must be put in another order, which an adapter on it does not allow; make a checkpoint of the model with its \
+         adapter first (taskvec merge --method passthrough --model MODEL+ADAPTER OUT)"
+    } else if e.coded.is_some() {
+        "its rows must be put in another order, which a delta file does not allow; restore the model with taskvec apply"
+    } else if e.dtype.is_float() {
+        let width = e.shape[1..].iter().product();
+        return Ok(Some(Rows { map: map.clone(), width, stored: e.dtype }));
+    } else {
+        "its rows must be put in another order, which only float tensors allow; give models that are not quantized"
+    };
+    Err(Error::BadTensor { path: inventory.path.clone(), tensor: e.name.clone(), problem: problem.into() })
+}
+
+/// The rows of a model's embeddings and heads.
+pub fn vocabulary_rows(inventory: &Inventory) -> Result<u64> {
+    let bad = |tensor: &str, problem: String| {
+        Err(Error::BadTensor { path: inventory.path.clone(), tensor: tensor.to_owned(), problem })
+    };
+    let mut found: Option<(&str, u64)> = None;
+    for t in inventory.tensors.iter().filter(|t| is_vocabulary(&t.name)) {
+        match (t.shape.first(), found) {
+            (None, _) => return bad(&t.name, "expected one row for each token, got a scalar".into()),
+            (Some(rows), Some((other, expected))) if *rows != expected => {
+                return bad(
+                    &t.name,
+                    format!("{rows} rows, but `{other}` has {expected}; expected a row for each token"),
+                );
+            }
+            (Some(rows), _) => found = Some((&t.name, *rows)),
+        }
+    }
+    let none = || {
+        let problem = "has no tensor that is known as an embedding or a head by its name (docs/recipe.md lists them); \
+                       remove the tokenizer key";
+        Error::recipe("tokenizer", format!("`{}` {problem}", inventory.label))
+    };
+    found.map(|(_, rows)| rows).ok_or_else(none)
+}
+
+fn differences(rows: &[Row], labels: &[String], models: &Models<'_>, any_rows: bool) -> Vec<[String; 4]> {
     let mut found = Vec::new();
     for (source, label) in labels.iter().enumerate().skip(1) {
         for row in rows {
@@ -69,7 +138,7 @@ fn differences(rows: &[Row], labels: &[String], models: &Models<'_>) -> Vec<[Str
                 }
                 (Some(a), Some(b)) => (a, b),
             };
-            if a.shape != b.shape {
+            if !alike(a, b, any_rows) {
                 found.push(tell(format!("{:?}", a.shape), format!("{:?}", b.shape)));
             } else if a.dtype != b.dtype && !(a.dtype.is_float() && b.dtype.is_float()) {
                 found.push(tell(a.dtype.to_string(), b.dtype.to_string()));
@@ -77,6 +146,12 @@ fn differences(rows: &[Row], labels: &[String], models: &Models<'_>) -> Vec<[Str
         }
     }
     found
+}
+
+/// Whether two tensors have one shape, but for the rows of vocabularies if these do not matter.
+fn alike(a: &Entry, b: &Entry, any_rows: bool) -> bool {
+    let skip = usize::from(any_rows && is_vocabulary(&a.name) && !a.shape.is_empty());
+    a.shape.len() == b.shape.len() && a.shape[skip..] == b.shape[skip..]
 }
 
 fn mismatch(rows: &[[String; 4]]) -> Error {
@@ -99,5 +174,11 @@ fn mismatch(rows: &[[String; 4]]) -> Error {
          `exclude: [\"{0}\"]` to take the first model's, or `copy_from: [{{filter: \"{0}\", model: MODEL}}]`.",
         rows[0][0]
     );
+    let vocabularies = "The models have vocabularies of other size. Write `tokenizer_source: base` to keep the base's \
+                        tokens, or `tokenizer_source: union` to keep the tokens of all models.";
+    let of_vocabularies = |[name, _, expected, got]: &[String; 4]| {
+        is_vocabulary(name) && expected.starts_with('[') && got.starts_with('[')
+    };
+    let hint = if rows.iter().all(of_vocabularies) { vocabularies.to_owned() } else { hint };
     Error::Mismatch { table: table.trim_end().to_owned(), hint }
 }

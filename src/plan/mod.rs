@@ -13,6 +13,7 @@ mod show;
 mod stack;
 mod waves;
 
+pub use align::vocabulary_rows;
 pub use assemble::{Restack, Taken};
 pub use budget::{Budget, in_flight_bytes};
 pub use layers::Layer;
@@ -25,15 +26,18 @@ use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
 use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, LowRank};
+use crate::vocabulary::{RowMap, Vocabulary};
 use assemble::{Assembly, Models, Row};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Changes when the same recipe and inputs would give other bytes.
 const SEMANTICS: u32 = 1;
 
 /// What the user can choose besides the recipe.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one choice")]
 pub struct Options {
     /// Peak memory allowed, in bytes.
     pub memory_bytes: u64,
@@ -47,6 +51,10 @@ pub struct Options {
     pub allow_non_finite: bool,
     /// Whether the delta from the base to the output is written too, if there is a base.
     pub delta: bool,
+    /// Whether tokenizer files are copied to the output.
+    pub copy_tokenizer: bool,
+    /// Whether the output gets a model card.
+    pub write_card: bool,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
     /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
@@ -62,6 +70,8 @@ impl Default for Options {
             seed: 0,
             allow_non_finite: false,
             delta: true,
+            copy_tokenizer: true,
+            write_card: true,
             tile_elements: None,
             wave_bytes: None,
         }
@@ -96,6 +106,8 @@ pub struct Plan {
     pub head: Head,
     /// Whether every tensor is the base's by name, so that the output has a delta from it.
     pub fits_base: bool,
+    /// The output's tokens, where the recipe settles them.
+    pub vocabulary: Option<Vocabulary>,
     /// The output's weight files.
     pub shards: Vec<Shard>,
     /// Reads over the inputs for statistics of the method, at most.
@@ -231,15 +243,34 @@ pub struct Place {
     pub adapter: Option<Box<LowRank>>,
     /// What the files of `coded` count from.
     pub first_file: usize,
+    /// How the output's rows are gathered from this tensor's, where they are not the same. They are then held as
+    /// `dtype`, F32, whatever the file has.
+    pub rows: Option<Rows>,
+}
+
+/// How rows are gathered.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Where each comes from.
+    pub map: Arc<RowMap>,
+    /// Elements of a row.
+    pub width: u64,
+    /// The dtype in the file.
+    pub stored: Dtype,
 }
 
 impl Place {
+    /// The dtype in the file.
+    pub fn stored(&self) -> Dtype {
+        self.rows.as_ref().map_or(self.dtype, |r| r.stored)
+    }
+
     /// Bytes that are read for a tensor of so many elements, the base not counted.
     pub fn read_bytes(&self, elements: u64) -> u64 {
         let adapter = self.adapter.as_ref().map_or(0, |a| a.bytes(elements));
         adapter
             + match &self.coded {
-                None => elements * self.dtype.bytes() as u64,
+                None => elements * self.stored().bytes() as u64,
                 Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
             }
     }
@@ -247,6 +278,8 @@ impl Place {
     /// Bytes that are held for one element while it is read and decoded.
     fn held_bytes(&self) -> usize {
         match &self.coded {
+            // Rows of any source, stored and as F32.
+            None if self.rows.is_some() => self.dtype.bytes() + Dtype::F64.bytes(),
             None => self.dtype.bytes() + self.adapter.as_ref().map_or(0, |a| adapter::element_bytes(a)),
             Some(coded) => {
                 let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
@@ -272,6 +305,11 @@ impl PlannedTensor {
         if self.taken.is_some() && source > 0 { 0 } else { self.places[source].read_bytes(self.elements) }
     }
 
+    /// Whether the reference's bytes can be the output's: same dtype, same rows.
+    pub fn can_copy(&self, reference: usize) -> bool {
+        self.places[reference].rows.is_none() && self.places[reference].dtype == self.dtype
+    }
+
     /// Whether any of these sources is a delta file.
     pub fn is_coded(&self, mut sources: impl Iterator<Item = usize>) -> bool {
         sources.any(|s| self.places[s].coded.is_some())
@@ -280,15 +318,20 @@ impl PlannedTensor {
 
 impl Plan {
     /// Aligns the models and settles everything else. `models` are those of [`Recipe::references`], in order.
-    pub fn new(recipe: Recipe, models: Vec<Inventory>, options: Options) -> Result<Self> {
+    pub fn new(
+        recipe: Recipe,
+        models: Vec<Inventory>,
+        vocabulary: Option<Vocabulary>,
+        options: Options,
+    ) -> Result<Self> {
         recipe.check()?;
         let has_base = recipe.base.is_some();
-        let id = identity(&recipe, &models, &options);
+        let id = identity(&recipe, &models, vocabulary.as_ref(), &options);
         let known = Models::new(&recipe, &models);
         let sources = sources(&recipe, &known);
         let Assembly { rows, restacked } = assemble::assemble(&recipe, &known)?;
         let labels: Vec<String> = sources.iter().map(|s| s.label.clone()).collect();
-        let mut tensors = align::align(&rows, &labels, &known, recipe.dtype)?;
+        let mut tensors = align::align(&rows, &labels, &known, recipe.dtype, vocabulary.as_ref())?;
         let floats = tensors.iter().filter(|t| t.dtype.is_float()).map(|t| t.name.as_str());
         recipe.check_names(&floats.collect())?;
         let layers = layers::build(&mut tensors, recipe.lwptv.as_ref().map(|l| &l.layer));
@@ -296,7 +339,7 @@ impl Plan {
         let shards = layout::lay_out(&mut tensors, options.shard_bytes);
         let reference = |r: &Row| r.cells[0].map(|c| (c.model, models[c.model].tensors[c.tensor].name.as_str()));
         let in_base = |r: &Row| r.taken != Some(Taken::CopiedFrom) && reference(r) == Some((0, r.name.as_str()));
-        let fits_base = has_base && rows.iter().all(in_base);
+        let fits_base = has_base && rows.iter().all(in_base) && !gathers_base(&tensors);
         let ends_in_head = |name: &str| name.ends_with("lm_head.weight");
         let stands_in = |r: &Row| ends_in_head(&r.name) && reference(r).is_some_and(|(_, name)| !ends_in_head(name));
         let head = match models[sources[0].models[0]].tied {
@@ -321,7 +364,8 @@ impl Plan {
         let elements_pruned = recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element));
         let ranking =
             if elements_pruned { Largest::resident_bytes(recipe.experts().len(), options.threads) } else { 0 };
-        let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking);
+        let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking)
+            + vocabulary.as_ref().map_or(0, |v| vocabulary_bytes(v, &tensors));
         for t in &mut tensors {
             let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
             t.block_elements = budget::block_elements(unit, t.elements);
@@ -365,6 +409,7 @@ impl Plan {
             restacked,
             head,
             fits_base,
+            vocabulary,
             shards,
             surveys,
             waves,
@@ -510,14 +555,18 @@ impl Plan {
     fn warn(&self) -> Vec<String> {
         let mut warnings = self.recipe.notes.clone();
         let floats = || self.tensors.iter().filter(|t| t.layer.is_some());
-        if floats().any(|t| t.places.iter().any(|p| p.dtype == Dtype::F64)) {
+        warnings.extend(self.vocabulary.iter().flat_map(|v| v.notes.iter().cloned()));
+        if self.options.delta && self.has_base && !self.writes_delta() {
+            warnings.push("no delta file is written: the output's embeddings have other rows than the base's".into());
+        }
+        if floats().any(|t| t.places.iter().any(|p| p.stored() == Dtype::F64)) {
             warnings.push("F64 tensors are rounded to f32 before they are merged (docs/numerics.md)".into());
         }
-        let mixed = floats().filter(|t| t.places.iter().any(|p| p.dtype != t.places[0].dtype)).count();
+        let mixed = floats().filter(|t| t.places.iter().any(|p| p.stored() != t.places[0].stored())).count();
         if mixed > 0 {
             warnings.push(format!("{mixed} tensors differ in dtype between models; each is widened exactly"));
         }
-        let cast = floats().filter(|t| t.dtype != t.places[0].dtype).count();
+        let cast = floats().filter(|t| t.dtype != t.places[0].stored()).count();
         if cast > 0 {
             let name = &self.sources[self.reference()].label;
             warnings.push(format!("{cast} tensors are written in another dtype than `{name}` has them"));
@@ -580,7 +629,20 @@ fn lcm(number: usize, power: usize) -> usize {
     (number >> shared).saturating_mul(power)
 }
 
-fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> String {
+/// Whether the output has rows that are not the base's in their order: no delta can then be made against it.
+fn gathers_base(tensors: &[PlannedTensor]) -> bool {
+    tensors.iter().any(|t| t.places[0].rows.is_some())
+}
+
+/// What the vocabulary keeps in memory: row maps, rows of padding, and what reading the tokenizers took.
+fn vocabulary_bytes(vocabulary: &Vocabulary, tensors: &[PlannedTensor]) -> usize {
+    let maps: usize = vocabulary.maps.iter().map(|m| m.bytes()).sum();
+    let rows = tensors.iter().flat_map(|t| &t.places).filter_map(|p| p.rows.as_ref());
+    let padding: u64 = rows.filter(|r| r.map.tokens() < r.map.rows()).map(|r| 4 * r.width).sum();
+    vocabulary.peak_bytes + maps + padding as usize
+}
+
+fn identity(recipe: &Recipe, inventories: &[Inventory], vocabulary: Option<&Vocabulary>, options: &Options) -> String {
     let files =
         |i: &Inventory| i.files.iter().map(|f| serde_json::json!([f.bytes, f.header_blake3])).collect::<Vec<_>>();
     let all = serde_json::json!({
@@ -588,7 +650,10 @@ fn identity(recipe: &Recipe, inventories: &[Inventory], options: &Options) -> St
         "recipe": recipe.canonical(),
         "text": blake3::hash(recipe.text.as_bytes()).to_hex().as_str(),
         "inputs": inventories.iter().map(files).collect::<Vec<_>>(),
+        "tokenizers": vocabulary.map(|v| &v.blake3),
         "shard_bytes": options.shard_bytes,
+        "copy_tokenizer": options.copy_tokenizer,
+        "write_card": options.write_card,
         "seed": options.seed,
         "allow_non_finite": options.allow_non_finite,
     });

@@ -53,6 +53,9 @@ impl fmt::Display for Plan {
         for r in &self.restacked {
             writeln!(f, "stack     {}: {} layers, {} in the first source", r.stack, r.layers.len(), r.height)?;
         }
+        if let Some(v) = &self.vocabulary {
+            writeln!(f, "tokens    {} rows, tokenizer files of {}", v.rows, self.sources[v.files_of].label)?;
+        }
         writeln!(f, "layers    {}", self.layers.len())?;
         self.show_passes(f)?;
         let shards = self.shards.len();

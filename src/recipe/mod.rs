@@ -9,6 +9,7 @@ mod setting;
 mod stages;
 mod structure;
 mod suggest;
+mod tokenizer;
 
 pub use coefficients::Coefficients;
 pub use flags::Flags;
@@ -18,6 +19,7 @@ pub use setting::Setting;
 pub use stages::{Stage, Stages};
 pub use structure::{Base, Module, Slice};
 pub use suggest::unknown;
+pub use tokenizer::{CHAT_FORMATS, ChatTemplate, TokenRow, TokenRule, Tokenizer, Tokens};
 
 use crate::error::{Error, Result};
 use crate::method::{Entry, Kind, Scope, Settings};
@@ -47,6 +49,10 @@ pub struct Recipe {
     pub coefficients: Option<String>,
     /// The pruning stage.
     pub lwptv: Option<Lwptv>,
+    /// Which tokens the output has; `None`: the models are taken to have the same.
+    pub tokenizer: Option<Tokenizer>,
+    /// The chat template of the output; `None`: the one of the tokenizer's files.
+    pub chat_template: Option<ChatTemplate>,
     /// The output dtype asked for (`out_dtype`, else `dtype`).
     pub dtype: Option<Dtype>,
     /// What was accepted without effect.
@@ -180,6 +186,14 @@ impl Recipe {
         }
     }
 
+    /// The models of the places of the merge, the base first if there is one; `None` if slices have other models there.
+    pub fn members(&self) -> Option<Vec<&str>> {
+        let same = |a: &[&str], b: &[&str]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_path(a, b));
+        let mut slices = self.slices();
+        let first: Vec<&str> = slices.next()?.origins().map(|(model, _)| model).collect();
+        slices.all(|s| same(&s.origins().map(|(model, _)| model).collect::<Vec<_>>(), &first)).then_some(first)
+    }
+
     /// The expert that is the base model itself.
     pub fn base_expert(&self) -> Option<usize> {
         let slice = &self.modules[0].slices[0];
@@ -287,6 +301,8 @@ impl Recipe {
             "merge_method": self.method.name,
             "parameters": parameters(&self.parameters),
             "lwptv": self.lwptv.as_ref().map(Lwptv::canonical),
+            "tokenizer": self.tokenizer.as_ref().map(Tokenizer::canonical),
+            "chat_template": self.chat_template.as_ref().map(ChatTemplate::as_written),
             "dtype": self.dtype.map(Dtype::header_name),
         });
         if self.is_whole() && self.modules[0].slices.len() == 1 {

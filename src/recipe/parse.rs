@@ -4,6 +4,7 @@ use super::lwptv::Lwptv;
 use super::node::{Node, Value};
 use super::setting::Setting;
 use super::suggest::unknown;
+use super::tokenizer::{ChatTemplate, Tokenizer};
 use super::{CopyFrom, Parameters, Recipe, structure};
 use crate::error::{Error, Result};
 use crate::method::{self, Basis, Entry, METHODS, Scope};
@@ -50,7 +51,6 @@ pub fn parse(text: &str) -> Result<Recipe> {
     }
     let field =
         |key: &str| fields.iter().find(|(k, node)| *k == key && *node.value != Value::Null).map(|(_, node)| node);
-    refuse_what_is_not_there_yet(&field)?;
 
     let name = field("merge_method").ok_or_else(|| root.error("`merge_method` is missing"))?;
     let method = find_method(name)?;
@@ -72,28 +72,27 @@ pub fn parse(text: &str) -> Result<Recipe> {
     let coefficients = field("coefficients").map(|n| n.text().map(str::to_owned)).transpose()?;
     let exclude = field("exclude").map_or(Ok(Vec::new()), patterns)?;
     let copy_from = field("copy_from").map_or(Ok(Vec::new()), copies)?;
+    let tokenizer = Tokenizer::parse(field("tokenizer_source"), field("tokenizer"))?;
+    let chat_template = field("chat_template").map(ChatTemplate::parse).transpose()?;
     let mut notes = context.notes;
     let mut told = BTreeSet::new();
     notes.retain(|n| told.insert(n.clone()));
     let text = text.to_owned();
-    Ok(Recipe { text, method, base, modules, parameters, exclude, copy_from, coefficients, lwptv, dtype, notes })
-}
-
-fn refuse_what_is_not_there_yet<'a, 'b: 'a>(field: &impl Fn(&str) -> Option<&'a Node<'b>>) -> Result<()> {
-    for (key, advice) in [
-        ("tokenizer", "leave it out: the base's tokenizer files are copied"),
-        ("chat_template", "leave it out: the base's is copied"),
-    ] {
-        if let Some(node) = field(key) {
-            return Err(node.error(format!("not in this version of taskvec; {advice}")));
-        }
-    }
-    match field("tokenizer_source") {
-        Some(node) if node.text()? != "base" => {
-            Err(node.error("only `base` is in this version of taskvec: the base's tokenizer files are copied"))
-        }
-        _ => Ok(()),
-    }
+    Ok(Recipe {
+        text,
+        method,
+        base,
+        modules,
+        parameters,
+        exclude,
+        copy_from,
+        coefficients,
+        lwptv,
+        tokenizer,
+        chat_template,
+        dtype,
+        notes,
+    })
 }
 
 fn find_method(node: &Node<'_>) -> Result<&'static Entry> {

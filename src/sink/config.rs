@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 pub struct ConfigEdits<'a> {
     /// The dtype, if the output has another.
     pub dtype: Option<Dtype>,
+    /// The rows of embeddings and heads, if the recipe settles the tokens.
+    pub rows: Option<u64>,
     /// Stacks with other layers.
     pub restacked: &'a [Restack],
     /// Whether the head is no longer the embedding.
@@ -23,7 +25,7 @@ const LISTS: &[&str] = &["layer_types", "mlp_layer_types", "no_rope_layers"];
 
 impl ConfigEdits<'_> {
     fn is_empty(&self) -> bool {
-        self.dtype.is_none() && self.restacked.is_empty() && !self.untied
+        self.dtype.is_none() && self.rows.is_none() && self.restacked.is_empty() && !self.untied
     }
 
     /// The file with the changes; `None` if there are none, or it is not what it should be.
@@ -35,6 +37,9 @@ impl ConfigEdits<'_> {
         if let Some(dtype) = self.dtype {
             let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
             config.insert(key.to_owned(), dtype.torch_name().into());
+        }
+        if let Some(rows) = self.rows {
+            set_rows(&mut config, rows);
         }
         for stack in self.restacked {
             if let Some(part) = part_of(&mut config, stack) {
@@ -86,6 +91,16 @@ fn restack(part: &mut Map<String, Value>, stack: &Restack) {
     }
 }
 
+/// Sets `vocab_size`, also that of the language model in a larger one.
+fn set_rows(config: &mut Map<String, Value>, rows: u64) {
+    if let Some(inner) = config.get_mut("text_config").and_then(Value::as_object_mut) {
+        set_rows(inner, rows);
+    }
+    if let Some(size) = config.get_mut("vocab_size") {
+        *size = rows.into();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +114,14 @@ mod tests {
         let edits = ConfigEdits { dtype: Some(Dtype::BF16), ..ConfigEdits::default() };
         assert_eq!(edited(r#"{"z":1,"torch_dtype":"float32"}"#, edits), r#"{"z":1,"torch_dtype":"bfloat16"}"#);
         assert_eq!(edited(r#"{"dtype":"float32"}"#, edits), r#"{"dtype":"bfloat16"}"#);
+    }
+
+    #[test]
+    fn the_size_of_the_vocabulary_in_the_configuration_follows_the_output() {
+        let edits = ConfigEdits { rows: Some(7), ..ConfigEdits::default() };
+        assert_eq!(edited(r#"{"vocab_size":8}"#, edits), r#"{"vocab_size":7}"#);
+        let nested = r#"{"text_config":{"vocab_size":8},"audio_config":{"vocab_size":9}}"#;
+        assert_eq!(edited(nested, edits), nested.replace('8', "7"));
     }
 
     #[test]

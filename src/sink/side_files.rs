@@ -22,6 +22,36 @@ const OWN: &[&str] = &["README.md", "mergekit_config.yml", "taskvec.json"];
 const WEIGHTS: &[&str] =
     &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "npz", "tvd", "pkl", "tflite", "ot"];
 
+/// The settings of a tokenizer.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Files that hold a tokenizer's words in other forms than `tokenizer.json`.
+const WORDS: &[&str] = &[
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Other files of a tokenizer.
+const TOKENIZER: &[&str] =
+    &["chat_template.jinja", "chat_template.json", "special_tokens_map.json", "tokenizer.json", TOKENIZER_CONFIG];
+
+/// Whether a file belongs to the tokenizer.
+pub fn is_of_tokenizer(name: &str) -> bool {
+    let code = name.starts_with("tokenization_") && Path::new(name).extension().is_some_and(|e| e == "py");
+    TOKENIZER.contains(&name) || is_of_words(name) || code || name.starts_with("additional_chat_templates/")
+}
+
+/// Whether a file says the words of a tokenizer again.
+pub fn is_of_words(name: &str) -> bool {
+    WORDS.contains(&name)
+}
+
 /// The side files of the model at `path`, by name. A model that is a single file has none.
 pub fn find(path: &Path, links: Links) -> Result<Vec<SideFile>> {
     let mut found = find_all(path, links)?;
@@ -82,14 +112,26 @@ fn is_index(name: &str) -> bool {
 }
 
 impl SideFile {
-    /// Its content in the output: the same bytes, but for what changes in `config.json`.
-    pub fn content(&self, edits: &ConfigEdits<'_>) -> Result<Vec<u8>> {
+    /// Its content in the output: the same bytes, but for what changes in `config.json`, and for a chat template that goes
+    /// into a file of its own.
+    pub fn content(&self, edits: &ConfigEdits<'_>, has_template: bool) -> Result<Vec<u8>> {
         let bytes = std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))?;
-        match edits.apply(&bytes) {
-            Some(edited) if self.name == "config.json" => Ok(edited),
-            _ => Ok(bytes),
-        }
+        let edited = match self.name.as_str() {
+            "config.json" => edits.apply(&bytes),
+            TOKENIZER_CONFIG if has_template => without_template(&bytes),
+            _ => None,
+        };
+        Ok(edited.unwrap_or(bytes))
     }
+}
+
+/// The settings of a tokenizer without its chat template; `None` if there is none.
+fn without_template(json: &[u8]) -> Option<Vec<u8>> {
+    let mut settings: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).ok()?;
+    settings.shift_remove("chat_template")?;
+    let mut text = serde_json::to_vec_pretty(&settings).ok()?;
+    text.push(b'\n');
+    Some(text)
 }
 
 #[cfg(test)]
