@@ -168,17 +168,20 @@ fn mismatch(rows: &[[String; 4]]) -> Error {
     if rows.len() > DIFFERENCES_SHOWN {
         let _ = writeln!(table, "  and {} more", rows.len() - DIFFERENCES_SHOWN);
     }
-    let hint = format!(
-        "All models must be fine-tuned from the same base: same tensor names, same shapes, float for float. Remove the \
-         model that differs, or fetch it again if it is incomplete. Tensors that need not be merged can be copied: write \
-         `exclude: [\"{0}\"]` to take the first model's, or `copy_from: [{{filter: \"{0}\", model: MODEL}}]`.",
-        rows[0][0]
-    );
-    let vocabularies = "The models have vocabularies of other size. Write `tokenizer_source: base` to keep the base's \
-                        tokens, or `tokenizer_source: union` to keep the tokens of all models.";
     let of_vocabularies = |[name, _, expected, got]: &[String; 4]| {
         is_vocabulary(name) && expected.starts_with('[') && got.starts_with('[')
     };
-    let hint = if rows.iter().all(of_vocabularies) { vocabularies.to_owned() } else { hint };
+    let cause = if rows.iter().all(of_vocabularies) {
+        "The models have vocabularies of other size. Write `tokenizer_source: base` to keep the base's tokens, or \
+         `tokenizer_source: union` to keep the tokens of all models."
+    } else {
+        "All models must be fine-tuned from the same base: same tensor names, same shapes, float for float. Remove the \
+         model that differs, or fetch it again if it is incomplete."
+    };
+    let hint = format!(
+        "{cause} Tensors that need not be merged can be copied: write `exclude: [\"{0}\"]` to take the first model's, or \
+         `copy_from: [{{filter: \"{0}\", model: MODEL}}]`.",
+        rows[0][0]
+    );
     Error::Mismatch { table: table.trim_end().to_owned(), hint }
 }

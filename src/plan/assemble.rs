@@ -381,7 +381,8 @@ fn check_deltas(models: &Models<'_>, rows: &[Row]) -> Result<()> {
     for row in rows {
         let base = row.cells[0].as_ref().map(entry);
         for cell in row.cells.iter().flatten().filter(|c| entry(c).coded.is_some()) {
-            let on_its_base = base.is_some_and(|b| b.coded.is_none() && b.name == entry(cell).name);
+            // A tensor that the base lacks is told with the other differences.
+            let on_its_base = base.is_none_or(|b| b.coded.is_none() && b.name == entry(cell).name);
             if row.taken.is_some() || !on_its_base {
                 let label = &models.inventories[cell.model].label;
                 let problem =
