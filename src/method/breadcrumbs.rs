@@ -12,7 +12,7 @@ pub const ENTRY: Entry = Entry {
     source: "Davari and Belilovsky 2024, arXiv 2312.06795, sec. 3; ranked per tensor as in mergekit",
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
-    passes: "3 (4 for tensors where values tie with the last one kept)",
+    passes: "3 (4 for tensors where more values tie with the last one kept than there is room for, and have more digits than 16 bits give)",
     memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread",
     differs: &[
         "mergekit 0.1 empties tensors whose floor(gamma n) is 0 (any of less than 100 elements at the default gamma); here they lose no outliers.",

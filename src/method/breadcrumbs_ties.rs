@@ -12,7 +12,7 @@ pub const ENTRY: Entry = Entry {
     source: "as breadcrumbs, with the election of Yadav et al. 2023, arXiv 2306.01708; as in mergekit",
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
-    passes: "3 (4 for tensors where values tie with the last one kept)",
+    passes: "3 (4 for tensors where more values tie with the last one kept than there is room for, and have more digits than 16 bits give)",
     memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread",
     differs: &["As breadcrumbs."],
     parameters: &[WEIGHT, DENSITY, GAMMA, RESCALE_OFF, LAMBDA, NORMALIZE_OFF],

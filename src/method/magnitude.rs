@@ -11,7 +11,7 @@ pub const ENTRY: Entry = Entry {
     source: "magnitude pruning; a baseline of arXiv 2506.09093, table 3, which leaves the scope open",
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
-    passes: "3 (4 for tensors where values tie with the last one kept); scope model: 3",
+    passes: "3 (4 for tensors where more values tie with the last one kept than there is room for, and have more digits than 16 bits give); scope model: 3",
     memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread; scope model: 512 KiB per expert, once and per thread",
     differs: &[
         "MergeLM drops all values that tie with the threshold; here so many are kept that the count is exact, those that stand first.",

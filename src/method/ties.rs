@@ -20,7 +20,7 @@ pub const ENTRY: Entry = Entry {
     source: "Yadav et al. 2023, arXiv 2306.01708, alg. 1; scope tensor as in mergekit, scope model as in the authors' code",
     basis: Basis::TaskVectors,
     experts: (1, usize::MAX),
-    passes: "3 (4 for tensors where values tie with the last one kept); scope model: 4",
+    passes: "3 (4 for tensors where more values tie with the last one kept than there is room for, and have more digits than 16 bits give); scope model: 4",
     memory: "512 KiB per expert and large tensor of a wave (4 bytes per element of small ones), and per expert and thread; scope model: 512 KiB per expert, once and per thread",
     differs: &[
         "scope tensor is mergekit's, scope model the authors': they differ in what is ranked, in ties (cut; all stay), in when weights apply (before; after the election) and in what a vote of 0 gives (plus; the model's majority).",
