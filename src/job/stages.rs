@@ -19,7 +19,7 @@ pub struct StagedPlan {
     pub last: Plan,
 }
 
-/// Plans all stages; results of earlier ones will lie in the folder that [`stages_folder`] gives.
+/// Plans all stages; results of earlier ones will lie in a hidden folder beside the output.
 pub fn plan_stages(stages: Stages, folder: &Path, links: Links, options: Options, out: &Path) -> Result<StagedPlan> {
     let place = stages_folder(out);
     let (mut before, mut results) = (Vec::new(), Vec::<(Inventory, Vec<String>)>::new());
