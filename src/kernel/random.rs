@@ -86,8 +86,12 @@ const BINS: usize = 1024;
 /// Bits of a magnitude that its bin does not tell.
 const BIN_SHIFT: u32 = 16;
 
-/// How far a rank that is found by multiplying may be off, and more.
+/// How far a rank that is found by multiplying may be off, and more: up to [`NEEDED_MOST`] the roundings of `f32` add up to less
+/// than 1, and the cut to a whole number to less than another.
 const MARGIN: i32 = 3;
+
+/// Needed ranks are found by multiplying if they lie below this.
+const NEEDED_MOST: f64 = (1 << 20) as f64;
 
 /// Values whose ranks are found one by one; with more of them the row is sorted.
 const UNSURE: usize = 48;
@@ -102,10 +106,13 @@ pub fn keep_by_rank(key: u64, first: u64, density: f64, epsilon: f64, x: &mut [f
         return keep_at_random(key, first, density, x);
     }
     let last = (x.len() - 1) as f64;
-    let keeps =
-        |number: u32, rank: usize| f64::from(number) < limit((density - epsilon) + 2.0 * epsilon * rank as f64 / last);
-    let (slope, offset) = (last / (2.0 * epsilon * limit(1.0)), last * (density - epsilon) / (2.0 * epsilon));
-    let (slope, offset) = (slope as f32, offset as f32);
+    let chance = |rank: usize| (density - epsilon) + 2.0 * epsilon * rank as f64 / last;
+    let most = last / (2.0 * epsilon);
+    if most > NEEDED_MOST {
+        let probability: Vec<f64> = ranks(x).into_iter().map(chance).collect();
+        return keep_each_at_random(key, first, &probability, x);
+    }
+    let (slope, offset) = ((most / limit(1.0)) as f32, (most * (density - epsilon)) as f32);
     let mut numbers = vec![0u32; x.len()];
     let mut needed = vec![0i32; x.len()];
     let (mut kept, mut unsure) = (x.to_vec(), vec![0u32; x.len()]);
@@ -123,7 +130,7 @@ pub fn keep_by_rank(key: u64, first: u64, density: f64, epsilon: f64, x: &mut [f
     let sorted = (unsure.len() > UNSURE).then(|| ranks(x));
     for i in unsure.into_iter().map(|i| i as usize) {
         let rank = sorted.as_ref().map_or_else(|| rank(x, i), |ranks| ranks[i]);
-        kept[i] = if keeps(numbers[i], rank) { x[i] } else { 0.0 };
+        kept[i] = if f64::from(numbers[i]) < limit(chance(rank)) { x[i] } else { 0.0 };
     }
     x.copy_from_slice(&kept);
 }
@@ -235,16 +242,20 @@ mod tests {
         let few = |i: usize| [0.0, 0.5, -0.5, 1e-9][i % 4];
         let wide = |i: usize| (i as f32 * 0.37 - 90.0).exp2();
         for value in [&spread as &dyn Fn(usize) -> f32, &few, &wide] {
-            for (density, epsilon) in [(0.5, 0.1), (0.5, 0.49), (0.03, 0.01), (0.9, 0.05)] {
-                for row in [2, 3, 77, 1000] {
+            for (density, epsilon) in
+                [(0.5, 0.1), (0.5, 0.49), (0.03, 0.01), (0.9, 0.05), (0.5, 0.0006), (0.5, 1e-5), (0.5, 1e-12)]
+            {
+                for row in [2, 3, 77, 1000, 20_000] {
                     let x: Vec<f32> = (0..row).map(value).collect();
                     let chance = |rank: usize| (density - epsilon) + 2.0 * epsilon * rank as f64 / (row - 1) as f64;
-                    let probability: Vec<f64> = ranks(&x).into_iter().map(chance).collect();
+                    let ranks = ranks(&x);
+                    let probability: Vec<f64> = ranks.iter().map(|&rank| chance(rank)).collect();
                     let (mut got, mut want) = (x.clone(), x.clone());
                     keep_by_rank(9, 31, density, epsilon, &mut got);
                     keep_each_at_random(9, 31, &probability, &mut want);
                     assert_eq!(got, want, "{density} {epsilon} {row}");
-                    assert_eq!(ranks(&x), (0..row).map(|i| rank(&x, i)).collect::<Vec<_>>());
+                    let some = (0..row).step_by(1 + row / 1000);
+                    some.for_each(|i| assert_eq!(rank(&x, i), ranks[i]));
                 }
             }
         }
