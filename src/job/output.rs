@@ -144,7 +144,7 @@ impl Made<'_> {
         let asked = self.plan.recipe.chat_template.as_ref()?;
         let folders: Vec<&Path> =
             self.plan.sources.iter().flat_map(|s| &s.models).map(|&m| self.plan.models[m].path.as_path()).collect();
-        let found = chat_template(asked, &folders);
+        let found = chat_template(asked, &folders, self.links);
         if found.is_none() {
             tracing::warn!("chat_template: auto: no model has a chat template, so none is written");
         }

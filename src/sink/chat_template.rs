@@ -1,7 +1,9 @@
 //! The chat template of the output, in Jinja as transformers reads it.
 
 use super::side_files::TOKENIZER_CONFIG;
+use crate::limits::SIDE_FILE_MAX_BYTES;
 use crate::recipe::ChatTemplate;
+use crate::source::{Links, check_link};
 use std::path::Path;
 
 /// Where transformers looks for it.
@@ -9,12 +11,12 @@ pub const NAME: &str = "chat_template.jinja";
 
 /// The template's text. For `auto` the one that most of the models in `folders` have, of equals the first; `None` if
 /// none has one.
-pub fn chat_template(template: &ChatTemplate, folders: &[&Path]) -> Option<String> {
+pub fn chat_template(template: &ChatTemplate, folders: &[&Path], links: Links) -> Option<String> {
     match template {
         ChatTemplate::Text(text) => Some(text.clone()),
         ChatTemplate::Named(name) => Some(format(name).to_owned()),
         ChatTemplate::Auto => {
-            let all: Vec<String> = folders.iter().filter_map(|f| of_model(f)).collect();
+            let all: Vec<String> = folders.iter().filter_map(|f| of_model(f, links)).collect();
             let votes = |text: &String| all.iter().filter(|t| *t == text).count();
             all.iter().rev().max_by_key(|t| votes(t)).cloned()
         }
@@ -22,15 +24,23 @@ pub fn chat_template(template: &ChatTemplate, folders: &[&Path]) -> Option<Strin
 }
 
 /// The template of the model in `folder`.
-fn of_model(folder: &Path) -> Option<String> {
-    if let Ok(text) = std::fs::read_to_string(folder.join(NAME)) {
-        return Some(text);
+fn of_model(folder: &Path, links: Links) -> Option<String> {
+    if let Some(text) = read(folder, NAME, links) {
+        return String::from_utf8(text).ok();
     }
-    let config = std::fs::read(folder.join(TOKENIZER_CONFIG)).ok()?;
+    let config = read(folder, TOKENIZER_CONFIG, links)?;
     let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
     let template = &config["chat_template"];
     let default = || template.as_array()?.iter().find(|t| t["name"] == "default")?["template"].as_str();
     template.as_str().or_else(default).map(str::to_owned)
+}
+
+/// A small file of a model; no link that leaves the model is followed, unless all are.
+fn read(folder: &Path, name: &str, links: Links) -> Option<Vec<u8>> {
+    let path = folder.join(name);
+    check_link(folder, &path, links).ok()?;
+    let file = std::fs::metadata(&path).ok()?;
+    (file.is_file() && file.len() <= SIDE_FILE_MAX_BYTES).then(|| std::fs::read(&path).ok())?
 }
 
 fn format(name: &str) -> &'static str {
@@ -109,3 +119,20 @@ const EXAONE: &str = "\
 {{ '[|assistant|]' }}
 {%- endif -%}
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_behind_a_link_that_leaves_the_model_is_not_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let (model, secret) = (root.path().join("model"), root.path().join("secret"));
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(&secret, "{{ secret }}").unwrap();
+        std::os::unix::fs::symlink(&secret, model.join(NAME)).unwrap();
+        let taken = |links| chat_template(&ChatTemplate::Auto, &[&model], links);
+        assert_eq!(taken(Links::Inside), None);
+        assert_eq!(taken(Links::All).as_deref(), Some("{{ secret }}"));
+    }
+}
