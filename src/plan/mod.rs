@@ -9,8 +9,11 @@ mod budget;
 mod depth;
 mod layers;
 mod layout;
+mod models;
+mod options;
 mod show;
 mod stack;
+mod tensors;
 mod waves;
 
 pub use align::vocabulary_rows;
@@ -18,65 +21,24 @@ pub use assemble::{Restack, Taken};
 pub use budget::{Budget, in_flight_bytes};
 pub use layers::Layer;
 pub use layout::Shard;
+pub use models::{PlannedFile, PlannedModel, Source};
+pub use options::Options;
+pub use tensors::{Place, PlannedTensor, Rows};
 pub use waves::Waves;
 
 use crate::error::{Error, Result};
-use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES, MEMORY_DEFAULT_BYTES, SHARD_DEFAULT_BYTES};
+use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, LowRank};
-use crate::vocabulary::{RowMap, Vocabulary};
+use crate::tensor::{Dtype, Entry, FileEntry, Inventory};
+use crate::vocabulary::Vocabulary;
 use assemble::{Assembly, Models, Row};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 /// Changes when the same recipe and inputs would give other bytes.
 const SEMANTICS: u32 = 1;
-
-/// What the user can choose besides the recipe.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one choice")]
-pub struct Options {
-    /// Peak memory allowed, in bytes.
-    pub memory_bytes: u64,
-    /// Compute threads.
-    pub threads: usize,
-    /// Tensor bytes of one output shard, at most (a larger tensor gets a shard of its own).
-    pub shard_bytes: u64,
-    /// Seed of random scores and draws.
-    pub seed: u64,
-    /// Whether NaN and infinities may pass.
-    pub allow_non_finite: bool,
-    /// Whether the delta from the base to the output is written too, if there is a base.
-    pub delta: bool,
-    /// Whether tokenizer files are copied to the output.
-    pub copy_tokenizer: bool,
-    /// Whether the output gets a model card.
-    pub write_card: bool,
-    /// Elements of a tile, at most; for tests. `None`: from the budget.
-    pub tile_elements: Option<usize>,
-    /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
-    pub wave_bytes: Option<u64>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            memory_bytes: MEMORY_DEFAULT_BYTES,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            shard_bytes: SHARD_DEFAULT_BYTES,
-            seed: 0,
-            allow_non_finite: false,
-            delta: true,
-            copy_tokenizer: true,
-            write_card: true,
-            tile_elements: None,
-            wave_bytes: None,
-        }
-    }
-}
 
 /// One merge, ready to run.
 #[derive(Debug)]
@@ -133,189 +95,6 @@ pub enum Head {
     Untied,
 }
 
-/// One of the distinct models.
-#[derive(Debug)]
-pub struct PlannedModel {
-    /// As the recipe names it.
-    pub label: String,
-    /// Where it was found.
-    pub path: PathBuf,
-    /// Its files, as indices into [`Plan::files`].
-    pub files: Range<usize>,
-    /// The folder of its adapter, if it has one.
-    pub adapter: Option<PathBuf>,
-    /// How far a value is at most from that of the model that it stands for, where it is a lossy delta file.
-    pub error_bound: Option<f64>,
-    /// The names of the models that it is made from, where it is the result of a stage.
-    pub made_from: Option<Vec<String>>,
-}
-
-impl PlannedModel {
-    /// The name that a model card gives it; of a stage's result the names of what it is made from.
-    pub fn origins(&self) -> Vec<String> {
-        self.made_from.clone().unwrap_or_else(|| vec![self.display_name()])
-    }
-
-    /// A hub id as it is; of a path only the last part. A model and its adapter are named alike.
-    pub fn display_name(&self) -> String {
-        let from_hub = self.path.iter().any(|part| part.to_string_lossy().starts_with("models--"));
-        if self.made_from.is_some() {
-            return self.label.clone();
-        }
-        self.label.split('+').map(|part| part_name(part, from_hub)).collect::<Vec<_>>().join("+")
-    }
-}
-
-fn part_name(label: &str, from_hub: bool) -> String {
-    if from_hub && !label.starts_with(['/', '.']) {
-        return label.to_owned();
-    }
-    let path = Path::new(label);
-    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
-    match name(path).as_deref() {
-        Some("model.safetensors" | "model.safetensors.index.json") => path.parent().and_then(name),
-        other => other.map(str::to_owned),
-    }
-    .unwrap_or_else(|| "model".to_owned())
-}
-
-/// One place in the merge: the base, or an expert.
-#[derive(Debug)]
-pub struct Source {
-    /// As the recipe names it; several models by commas.
-    pub label: String,
-    /// Indices into [`Plan::models`]: where its tensors come from.
-    pub models: Vec<usize>,
-    /// The largest of its models' error bounds.
-    pub error_bound: Option<f64>,
-}
-
-/// A weight file of a model.
-#[derive(Debug)]
-pub struct PlannedFile {
-    /// Its name in the model's folder.
-    pub name: String,
-    /// Where it is opened.
-    pub path: PathBuf,
-    /// Its length.
-    pub bytes: u64,
-}
-
-/// A tensor of the output.
-#[derive(Debug)]
-pub struct PlannedTensor {
-    /// Its name.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<u64>,
-    /// Product of the shape.
-    pub elements: u64,
-    /// Its layer; `None` for tensors that are copied: integers, bools, and what the recipe says.
-    pub layer: Option<usize>,
-    /// Why the recipe has it copied; all of `places` are then the same.
-    pub taken: Option<Taken>,
-    /// Index into [`Plan::settings`].
-    pub settings: usize,
-    /// Where it lies in each source.
-    pub places: Vec<Place>,
-    /// Elements of the blocks that the method sees.
-    pub block_elements: usize,
-    /// Its dtype in the output.
-    pub dtype: Dtype,
-    /// Index into [`Plan::shards`].
-    pub shard: usize,
-    /// First byte in the shard's file.
-    pub offset: u64,
-}
-
-/// Where a tensor lies in a source.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Index into [`Plan::files`].
-    pub file: usize,
-    /// Its dtype there.
-    pub dtype: Dtype,
-    /// First byte in the file.
-    pub offset: u64,
-    /// How to make it from the base, where the source is a delta file.
-    pub coded: Option<Coded>,
-    /// What an adapter adds to it; its files are indices into [`Plan::files`].
-    pub adapter: Option<Box<LowRank>>,
-    /// What the files of `coded` count from.
-    pub first_file: usize,
-    /// How the output's rows are gathered from this tensor's, where they are not the same. They are then held as
-    /// `dtype`, F32, whatever the file has.
-    pub rows: Option<Rows>,
-}
-
-/// How rows are gathered.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// Where each comes from.
-    pub map: Arc<RowMap>,
-    /// Elements of a row.
-    pub width: u64,
-    /// The dtype in the file.
-    pub stored: Dtype,
-}
-
-impl Place {
-    /// The dtype in the file.
-    pub fn stored(&self) -> Dtype {
-        self.rows.as_ref().map_or(self.dtype, |r| r.stored)
-    }
-
-    /// Bytes that are read for a tensor of so many elements, the base not counted.
-    pub fn read_bytes(&self, elements: u64) -> u64 {
-        let adapter = self.adapter.as_ref().map_or(0, |a| a.bytes(elements));
-        adapter
-            + match &self.coded {
-                None => elements * self.stored().bytes() as u64,
-                Some(coded) => coded.links.iter().filter_map(|l| l.payload).map(|p| p.bytes).sum(),
-            }
-    }
-
-    /// Bytes that are held for one element while it is read and decoded.
-    fn held_bytes(&self) -> usize {
-        match &self.coded {
-            // Rows of any source, stored and as F32.
-            None if self.rows.is_some() => self.dtype.bytes() + Dtype::F64.bytes(),
-            None => self.dtype.bytes() + self.adapter.as_ref().map_or(0, |a| adapter::element_bytes(a)),
-            Some(coded) => {
-                let widest = coded.links.iter().map(|l| l.dtype.bytes()).max().unwrap_or(1);
-                (if coded.links.len() > 1 { 4 } else { 2 }) * widest
-            }
-        }
-    }
-}
-
-impl PlannedTensor {
-    /// Bytes of the tensor in the output.
-    pub fn bytes(&self) -> u64 {
-        self.elements * self.dtype.bytes() as u64
-    }
-
-    /// Bytes of one element in all these sources together, while they are held.
-    pub fn element_bytes(&self, sources: impl Iterator<Item = usize>) -> usize {
-        sources.map(|s| self.places[s].held_bytes()).sum()
-    }
-
-    /// Bytes that are read of the tensor in one source.
-    pub fn source_bytes(&self, source: usize) -> u64 {
-        if self.taken.is_some() && source > 0 { 0 } else { self.places[source].read_bytes(self.elements) }
-    }
-
-    /// Whether the reference's bytes can be the output's: same dtype, same rows.
-    pub fn can_copy(&self, reference: usize) -> bool {
-        self.places[reference].rows.is_none() && self.places[reference].dtype == self.dtype
-    }
-
-    /// Whether any of these sources is a delta file.
-    pub fn is_coded(&self, mut sources: impl Iterator<Item = usize>) -> bool {
-        sources.any(|s| self.places[s].coded.is_some())
-    }
-}
-
 impl Plan {
     /// Aligns the models and settles everything else. `models` are those of [`Recipe::references`], in order.
     pub fn new(
@@ -328,7 +107,7 @@ impl Plan {
         let has_base = recipe.base.is_some();
         let id = identity(&recipe, &models, vocabulary.as_ref(), &options);
         let known = Models::new(&recipe, &models);
-        let sources = sources(&recipe, &known);
+        let sources = models::sources(&recipe, &known);
         let Assembly { rows, restacked } = assemble::assemble(&recipe, &known)?;
         let labels: Vec<String> = sources.iter().map(|s| s.label.clone()).collect();
         let mut tensors = align::align(&rows, &labels, &known, recipe.dtype, vocabulary.as_ref())?;
@@ -348,7 +127,7 @@ impl Plan {
             true => Head::Tied,
         };
         drop(rows);
-        let (models, files) = flatten(models);
+        let (models, files) = models::flatten(models);
 
         let elements = layers.iter().map(|l| l.elements).sum();
         let form = recipe.method.basis.form(has_base);
@@ -658,35 +437,4 @@ fn identity(recipe: &Recipe, inventories: &[Inventory], vocabulary: Option<&Voca
         "allow_non_finite": options.allow_non_finite,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
-}
-
-/// The base and the experts, each with all models that its tensors come from.
-fn sources(recipe: &Recipe, models: &Models<'_>) -> Vec<Source> {
-    let mut sources: Vec<Vec<usize>> = Vec::new();
-    for slice in recipe.slices() {
-        for (source, (reference, _)) in slice.origins().enumerate() {
-            sources.resize_with(sources.len().max(source + 1), Vec::new);
-            let model = models.index(reference);
-            if !sources[source].contains(&model) {
-                sources[source].push(model);
-            }
-        }
-    }
-    let source = |of: Vec<usize>| {
-        let inventories = || of.iter().map(|&m| &models.inventories[m]);
-        let label = inventories().map(|i| i.label.as_str()).collect::<Vec<_>>().join(", ");
-        let error_bound = inventories().filter_map(|i| i.error_bound).reduce(f64::max);
-        Source { label, models: of, error_bound }
-    };
-    sources.into_iter().map(source).collect()
-}
-
-fn flatten(inventories: Vec<Inventory>) -> (Vec<PlannedModel>, Vec<PlannedFile>) {
-    let (mut models, mut files) = (Vec::new(), Vec::new());
-    for Inventory { label, path, adapter, files: own, error_bound, .. } in inventories {
-        let first = files.len();
-        files.extend(own.into_iter().map(|f| PlannedFile { name: f.name, path: f.path, bytes: f.bytes }));
-        models.push(PlannedModel { label, path, files: first..files.len(), adapter, error_bound, made_from: None });
-    }
-    (models, files)
 }
