@@ -13,7 +13,7 @@ pub struct PlannedModel {
     pub label: String,
     /// Where it was found.
     pub path: PathBuf,
-    /// Its files, as indices into [`Plan::files`].
+    /// Its files, as indices into [`Plan::files`](super::Plan::files).
     pub files: Range<usize>,
     /// The folder of its adapter, if it has one.
     pub adapter: Option<PathBuf>,
@@ -57,7 +57,7 @@ fn part_name(label: &str, from_hub: bool) -> String {
 pub struct Source {
     /// As the recipe names it; several models by commas.
     pub label: String,
-    /// Indices into [`Plan::models`]: where its tensors come from.
+    /// Indices into [`Plan::models`](super::Plan::models): where its tensors come from.
     pub models: Vec<usize>,
     /// The largest of its models' error bounds.
     pub error_bound: Option<f64>,

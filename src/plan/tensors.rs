@@ -19,7 +19,7 @@ pub struct PlannedTensor {
     pub layer: Option<usize>,
     /// Why the recipe has it copied; all of `places` are then the same.
     pub taken: Option<Taken>,
-    /// Index into [`Plan::settings`].
+    /// Index into [`Plan::settings`](super::Plan::settings).
     pub settings: usize,
     /// Where it lies in each source.
     pub places: Vec<Place>,
@@ -27,7 +27,7 @@ pub struct PlannedTensor {
     pub block_elements: usize,
     /// Its dtype in the output.
     pub dtype: Dtype,
-    /// Index into [`Plan::shards`].
+    /// Index into [`Plan::shards`](super::Plan::shards).
     pub shard: usize,
     /// First byte in the shard's file.
     pub offset: u64,
@@ -36,7 +36,7 @@ pub struct PlannedTensor {
 /// Where a tensor lies in a source.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// Index into [`Plan::files`].
+    /// Index into [`Plan::files`](super::Plan::files).
     pub file: usize,
     /// Its dtype there.
     pub dtype: Dtype,
@@ -44,7 +44,7 @@ pub struct Place {
     pub offset: u64,
     /// How to make it from the base, where the source is a delta file.
     pub coded: Option<Coded>,
-    /// What an adapter adds to it; its files are indices into [`Plan::files`].
+    /// What an adapter adds to it; its files are indices into [`Plan::files`](super::Plan::files).
     pub adapter: Option<Box<LowRank>>,
     /// What the files of `coded` count from.
     pub first_file: usize,
