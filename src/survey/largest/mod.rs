@@ -6,24 +6,20 @@
 //! second pass notes how many of these each block has. For other ties a third pass over these tensors counts. Tensors of few
 //! elements are kept and sorted instead: one pass. Memory: [`Largest::tensor_bytes`] for each tensor and [`Largest::local_bytes`] for the threads, or [`Largest::resident_bytes`].
 
+mod bars;
+mod digits;
+mod group;
+
+pub use bars::{Bar, Bars};
+
 use super::{Block, Finding, Form, Progress, Statistic, Survey};
 use crate::kernel;
 use crate::limits::BLOCK_ELEMENTS;
+use digits::{DIGITS, TABLE, count_digits, gather_spare, locate, table_bytes};
+use group::{Data, Goal, Group, SMALL_ELEMENTS, Ties};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-const DIGITS: usize = 1 << 16;
-
-/// Places for digit 0 besides its own, one per lane: many task vectors are mostly zeros, and adding to one place again and
-/// again waits for memory.
-const SPARE: usize = 8;
-
-/// The counts of one ranking: digits, then the spare places.
-const TABLE: usize = DIGITS + SPARE;
-
-/// Tensors of at most this many elements are kept: they take no more memory than the counts would.
-const SMALL_ELEMENTS: u64 = (DIGITS * size_of::<u64>() / size_of::<u32>()) as u64;
 
 /// Elements of a block, at least.
 const BLOCK_LEAST: usize = BLOCK_ELEMENTS / 2;
@@ -34,105 +30,11 @@ pub type View<'a> = Box<dyn Fn(&Block<'_>, &mut [Vec<u32>]) + Send + Sync + 'a>;
 /// Pass names of a ranking by magnitude.
 pub const MAGNITUDES: [&str; 3] = ["magnitudes, upper digit", "magnitudes, lower digit", "magnitudes, ties"];
 
-/// What a value must clear to be among the m largest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bar {
-    /// Larger keys are among them.
-    pub key: u32,
-    /// Equal keys are among them in all blocks before the one that starts here.
-    first: u64,
-    /// And so many, from the left, in this block.
-    quota: usize,
-}
-
-impl Bar {
-    const ALL: Self = Self { key: 0, first: u64::MAX, quota: 0 };
-    const NONE: Self = Self { key: u32::MAX, first: 0, quota: 0 };
-
-    /// How many of the values that equal the bar are taken in the block that starts at `first`: those on the left.
-    pub fn equals_in(&self, first: u64) -> usize {
-        match first.cmp(&self.first) {
-            std::cmp::Ordering::Less => usize::MAX,
-            std::cmp::Ordering::Equal => self.quota,
-            std::cmp::Ordering::Greater => 0,
-        }
-    }
-}
-
-/// The bars of groups, and the group of each tensor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bars {
-    group_of: BTreeMap<usize, usize>,
-    bars: Vec<Vec<Bar>>,
-}
-
-impl Bars {
-    /// The bars of a tensor: for each row, one per count that was asked for.
-    pub fn of(&self, tensor: usize) -> &[Bar] {
-        &self.bars[self.group_of[&tensor]]
-    }
-
-    /// The bars of the whole model.
-    pub fn model(&self) -> &[Bar] {
-        &self.bars[0]
-    }
-}
-
-/// What happens to values that tie with the m-th largest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ties {
-    /// As many are taken as there is room for, in order of their place.
-    Cut,
-    /// All are taken.
-    Stay,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Upper,
     Lower,
     Equal,
-}
-
-/// One m-th largest value.
-#[derive(Debug)]
-struct Goal {
-    count: u64,
-    bucket: u32,
-    /// Keys above the bucket; later, above the bar.
-    above: u64,
-    /// Keys in the bucket.
-    inside: u64,
-    /// Keys above the bucket that the second pass has seen; counted only where the first was told.
-    seen_above: AtomicU64,
-    key: u32,
-    /// Keys of the bucket whose lower digit is 0, by block.
-    zeros: Vec<u32>,
-    /// Equal keys seen in blocks so far.
-    seen: u64,
-    bar: Option<Bar>,
-}
-
-#[derive(Debug, Default)]
-struct Data {
-    /// `[row][goal][digit]`.
-    counts: Vec<u64>,
-    /// `[row][element]`, of small tensors.
-    keys: Vec<u32>,
-    /// Elements of the blocks that small tensors came in.
-    block: usize,
-}
-
-#[derive(Debug)]
-struct Group {
-    rows: usize,
-    elements: u64,
-    small: bool,
-    /// Elements of its blocks, but for the last.
-    block: u64,
-    /// `[row][goal]`.
-    goals: Vec<Goal>,
-    data: Mutex<Data>,
 }
 
 #[derive(Debug, Default)]
@@ -399,126 +301,6 @@ impl<'a> Largest<'a> {
     fn is_open(&self) -> bool {
         self.groups.iter().any(Group::is_open)
     }
-}
-
-impl Group {
-    fn new(elements: u64, counts: &[Vec<u64>]) -> Self {
-        let goal = |&count: &u64| {
-            let bar = match count {
-                0 => Some(Bar::NONE),
-                n if n >= elements => Some(Bar::ALL),
-                _ => None,
-            };
-            Goal {
-                count,
-                bucket: 0,
-                above: 0,
-                inside: 0,
-                seen_above: AtomicU64::new(0),
-                key: 0,
-                zeros: Vec::new(),
-                seen: 0,
-                bar,
-            }
-        };
-        let goals: Vec<Goal> = counts.iter().flatten().map(goal).collect();
-        assert!(counts.iter().all(|c| c.len() == counts[0].len()), "rows ask for equally many counts");
-        let small = elements <= SMALL_ELEMENTS;
-        Self { rows: counts.len(), elements, small, block: 0, goals, data: Mutex::default() }
-    }
-
-    fn is_open(&self) -> bool {
-        self.goals.iter().any(|g| g.bar.is_none())
-    }
-}
-
-impl Goal {
-    /// All keys equal to the bar's are taken.
-    fn stay(&mut self, key: u32) {
-        self.bar = Some(Bar { key, first: u64::MAX, quota: 0 });
-    }
-
-    /// Takes in the next block's number of equal keys.
-    fn see(&mut self, first: u64, equal: u64) {
-        let room = self.count - self.above;
-        if self.bar.is_none() && self.seen + equal >= room {
-            self.bar = Some(Bar { key: self.key, first, quota: (room - self.seen) as usize });
-        }
-        self.seen += equal;
-    }
-}
-
-impl Data {
-    fn keep(&mut self, elements: usize, first: usize, keys: &[Vec<u32>]) {
-        self.keys.resize(elements * keys.len(), 0);
-        if first == 0 {
-            self.block = keys[0].len();
-        }
-        for (row, keys) in self.keys.chunks_exact_mut(elements).zip(keys) {
-            row[first..first + keys.len()].copy_from_slice(keys);
-        }
-    }
-
-    /// Finds the bars of a small tensor.
-    fn sort_out(&self, rows: usize, ties: Ties, goals: &mut [Goal]) {
-        if self.keys.is_empty() {
-            return;
-        }
-        let per_row = goals.len() / rows;
-        for (keys, goals) in self.keys.chunks_exact(self.keys.len() / rows).zip(goals.chunks_exact_mut(per_row)) {
-            let mut sorted = keys.to_vec();
-            sorted.sort_unstable();
-            for goal in goals.iter_mut().filter(|g| g.bar.is_none()) {
-                goal.key = sorted[sorted.len() - goal.count as usize];
-                goal.above = (sorted.len() - sorted.partition_point(|&k| k <= goal.key)) as u64;
-                let equal = sorted.len() as u64 - goal.above - sorted.partition_point(|&k| k < goal.key) as u64;
-                if ties == Ties::Stay || goal.count - goal.above == equal {
-                    goal.stay(goal.key);
-                } else {
-                    for (i, block) in keys.chunks(self.block).enumerate() {
-                        let equal = block.iter().filter(|&&k| k == goal.key).count();
-                        goal.see((i * self.block) as u64, equal as u64);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Counts upper digits.
-fn count_digits(keys: &[u32], counts: &mut [u64; TABLE]) {
-    let (chunks, rest) = keys.as_chunks::<SPARE>();
-    for keys in chunks {
-        for (lane, key) in keys.iter().enumerate() {
-            let digit = (key >> 16) as usize;
-            counts[if digit == 0 { DIGITS + lane } else { digit }] += 1;
-        }
-    }
-    for key in rest {
-        counts[(key >> 16) as usize] += 1;
-    }
-}
-
-/// Adds what lies in the spare places to digit 0.
-fn gather_spare(counts: &mut [u64]) {
-    let (digits, spare) = counts.split_at_mut(DIGITS);
-    digits[0] += spare.iter_mut().map(std::mem::take).sum::<u64>();
-}
-
-/// The digit of the `count`-th largest, how many values lie above it, and how many have it.
-fn locate(counts: &[u64], count: u64) -> (u32, u64, u64) {
-    let mut above = 0;
-    for (digit, &n) in counts.iter().enumerate().rev() {
-        if above + n >= count {
-            return (digit as u32, above, n);
-        }
-        above += n;
-    }
-    panic!("{above} values were counted, the {count}-th largest was asked for")
-}
-
-fn table_bytes() -> usize {
-    TABLE * size_of::<u64>()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
