@@ -2,10 +2,11 @@
 
     python3 benches/against_mergekit.py --venv VENV --taskvec target/release/taskvec --data DIR [--only NAME ...]
 
-VENV has mergekit 0.1.5, torch, numpy and safetensors. DIR holds base, e0, e1, e2 in float32, from
-`make_checkpoints.py --family tiny --k 3 --dtype f32` of the bed. Deterministic methods: the largest difference of any
-element, relative to the largest magnitude of its tensor. `--documents` runs the recipes of fixtures/recipes instead, in float32,
-on the models that `fixtures/make_slices.py DIR` makes. Random ones: kept share and norm of the task vector. Set PYTHONHASHSEED=0.
+VENV has mergekit 0.1.5, torch, numpy and safetensors. DIR holds base, e0, e1, e2 in float32, from `fixtures/make_distinct.py
+DIR`, or from `make_checkpoints.py --family tiny --k 3 --dtype f32` of the bed, where values tie and models are nearly parallel.
+Deterministic methods: the largest difference of any element, relative to the largest magnitude of its tensor. `--documents`
+runs the recipes of fixtures/recipes instead, in float32, on the models that `fixtures/make_slices.py DIR` makes. Random ones:
+kept share and norm of the task vector, and which of the tools makes the same tensors again. Set PYTHONHASHSEED=0.
 """
 
 import argparse
@@ -133,6 +134,15 @@ def distance(a, b):
     return worst
 
 
+def repeats(args, text, work, made):
+    """Which of the tools make the same tensors again from the same seed."""
+    import numpy as np
+
+    again = run(args, text, work)
+    same = [all(np.array_equal(a[n], b[n]) for n in a) for a, b in zip(made, again)]
+    return ", ".join(tool for tool, same in zip(("mergekit", "taskvec"), same) if same) or "none"
+
+
 def profile(x, base):
     import numpy as np
 
@@ -163,7 +173,8 @@ def main():
                 print(f"{name:<28} {far:.1e}  {'ok' if far <= 1e-6 else f'in {tensor}, {share:.2%} of its elements'}", flush=True)
             else:
                 (a, n), (b, m) = profile(made[0], base), profile(made[1], base)
-                print(f"{name:<28} moved {a:.4f} and {b:.4f}, norm {n:.4f} and {m:.4f}", flush=True)
+                again = repeats(args, text, Path(work), made)
+                print(f"{name:<28} moved {a:.4f} and {b:.4f}, norm {n:.4f} and {m:.4f}, the same again: {again}", flush=True)
 
 
 if __name__ == "__main__":
