@@ -186,6 +186,9 @@ pub struct LimitArgs {
     /// Elements of a tile, at most (for tests: the output does not depend on it).
     #[arg(long, value_name = "N", hide = true)]
     pub tile_elements: Option<usize>,
+    /// Whether stages are fused that can be (for tests: the output does not depend on it).
+    #[arg(long, value_name = "BOOL", hide = true)]
+    pub fuse: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 mod apply;
 mod delta;
 mod diff;
+mod fused;
 mod known;
 mod machine;
 mod output;
@@ -22,13 +23,15 @@ pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Scene, Shown};
-use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
+use crate::pass::{
+    Action, Copied, Cut, DeltaTarget, Engine, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
+};
 use crate::plan::{Options, Plan, Taken};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
 use crate::sink::{Existing, Shards, StagedFile, Staging};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
-use crate::survey::{Form, Survey};
+use crate::survey::Survey;
 use crate::tensor::Inventory;
 use std::path::Path;
 use std::time::Instant;
@@ -126,7 +129,7 @@ fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Invent
 
 /// Fails if the machine has too little memory for the plan.
 pub fn check_memory(plan: &Plan) -> Result<()> {
-    machine::check_memory(plan.budget.peak_bytes())
+    machine::check_memory(plan.peak_bytes())
 }
 
 /// Pass 1 alone: scores, thresholds and masks.
@@ -150,18 +153,19 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 }
 
 /// The same after `stages`.
-fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) -> Result<Report> {
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageReport>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;
-    let inputs: Vec<&Path> =
-        plan.models.iter().map(|m| m.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
+    let models = plan.all_models().into_iter().map(|m| m.path.as_path());
+    let inputs: Vec<&Path> = models.chain(plan.files.iter().map(|f| f.path.as_path())).collect();
     let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
     let aside = run.delta.filter(|_| plan.writes_delta());
     let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
+    let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine)?;
     engine.set_elements(scoring.elements.clone());
@@ -183,10 +187,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
         let done = survey(plan, &engine, method.as_ref(), works, &actions, &mut runs)?;
         let merge = Merge {
             works,
-            actions: &actions,
-            method: method.as_ref(),
-            done: &done,
-            checked: &scoring.hashed,
+            how: How { actions: &actions, method: method.as_ref(), done: &done, checked: &scoring.hashed },
             hash: &hash,
             written: &written,
             tensor_hashes: tensor_hashes.as_ref(),
@@ -201,8 +202,10 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     files.check_unchanged()?;
     run.stop.check()?;
 
+    fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);
     let made = output::Made {
         plan,
+        files: &plan.files,
         delta: delta.zip(hashes).map(|(sink, hashes)| delta::Made {
             sink,
             hashes,
@@ -245,9 +248,7 @@ fn merge_error_bound(plan: &Plan, method: &dyn Method) -> Option<f64> {
 
 /// What the mask means for each tensor: which sources are read, and what is done.
 fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let coded = plan.writes_delta() || plan.has_coded();
-    let needs_base = plan.form() == Form::TaskVectors || plan.recipe.lwptv.is_some() || coded;
-    let base = plan.base().filter(|_| needs_base);
+    let base = plan.base().filter(|_| plan.reads_base());
     let mut works = Vec::with_capacity(plan.tensors.len());
     let mut actions = Vec::with_capacity(plan.tensors.len());
     for (tensor, t) in plan.tensors.iter().enumerate() {

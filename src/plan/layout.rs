@@ -3,7 +3,7 @@
 use super::PlannedTensor;
 
 /// A weight file of the output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Shard {
     /// File name.
     pub name: String,

@@ -22,6 +22,8 @@ pub struct Options {
     pub copy_tokenizer: bool,
     /// Whether the output gets a model card.
     pub write_card: bool,
+    /// Whether stages are fused that can be; for tests. `None`: where it moves fewer bytes.
+    pub fuse: Option<bool>,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
     /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
@@ -39,6 +41,7 @@ impl Default for Options {
             delta: true,
             copy_tokenizer: true,
             write_card: true,
+            fuse: None,
             tile_elements: None,
             wave_bytes: None,
         }
