@@ -78,6 +78,9 @@ pub struct MergeArgs {
     /// Where to write the delta file of the output [default: OUT/merged.tvd].
     #[arg(long, value_name = "PATH", conflicts_with = "no_delta")]
     pub delta: Option<PathBuf>,
+    /// Write which elements count as which expert's, of consensus_ta and tall_mask, to this safetensors file.
+    #[arg(long, value_name = "PATH")]
+    pub masks: Option<PathBuf>,
     /// Write no delta file.
     #[arg(long)]
     pub no_delta: bool,

@@ -27,6 +27,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
     let recipe = recipe.map(PathBuf::as_path);
     let wanted = Options {
         delta: !args.no_delta,
+        masks: args.masks.is_some(),
         copy_tokenizer: !args.no_copy_tokenizer,
         write_card: !args.no_write_model_card,
         ..Options::default()
@@ -42,6 +43,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         links: links(&args.recipe),
         hash_inputs: !args.no_input_hashes,
         delta: args.delta.as_deref(),
+        masks: args.masks.as_deref(),
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
         progress: progress.as_ref(),
         stop,

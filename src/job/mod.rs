@@ -47,6 +47,8 @@ pub struct Run<'a> {
     pub hash_inputs: bool,
     /// Where the delta file of the output goes, if not into the output.
     pub delta: Option<&'a Path>,
+    /// Where the masks go, if the plan writes them.
+    pub masks: Option<&'a Path>,
     /// What happens to an output that is there.
     pub existing: Existing,
     /// Hears how it goes.
@@ -162,6 +164,9 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageRepor
     let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
     let aside = run.delta.filter(|_| plan.writes_delta());
     let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
+    assert_eq!(run.masks.is_some(), plan.masks.is_some(), "the plan says whether there are masks");
+    let masks = run.masks.zip(plan.masks.as_ref());
+    let masks_file = masks.map(|(path, _)| begin_masks(path, out, run.existing, &inputs)).transpose()?;
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
@@ -175,7 +180,10 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageRepor
 
     let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
-    let shards = Shards::create(staging.folder(), &plan.shards)?;
+    let mut shards = Shards::create(staging.folder(), &plan.shards)?;
+    if let Some((file, (_, layout))) = masks_file.as_ref().zip(masks) {
+        shards.add(file.part(), layout)?;
+    }
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
     let tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
     let delta_path = aside.as_ref().map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
@@ -225,9 +233,19 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageRepor
     };
     let report = made.write(&staging)?;
     staging.publish()?;
-    aside.map(StagedFile::publish).transpose()?;
+    aside.into_iter().chain(masks_file).try_for_each(StagedFile::publish)?;
     tracing::info!("published {}", out.display());
     Ok(report)
+}
+
+/// A file of masks beside the output: inside it, it would be taken for weights.
+fn begin_masks(path: &Path, out: &Path, existing: Existing, inputs: &[&Path]) -> Result<StagedFile> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
+    if absolute(path)?.starts_with(absolute(out)?) {
+        let problem = "is inside the output, where loaders would take it for weights; choose a path beside it";
+        return Err(Error::Usage(format!("--masks {}: {problem}", path.display())));
+    }
+    StagedFile::begin(path, existing, inputs)
 }
 
 fn open_files(plan: &Plan, io: Io) -> Result<Files> {

@@ -48,7 +48,8 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
         side_files(origin, links)?.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
-    Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
+    let masks = plan.masks.as_ref().map_or(0, Shard::file_bytes);
+    Ok(Bytes(plan.output_bytes() + delta + masks + side + DISK_RESERVE_BYTES))
 }
 
 /// What changes in `config.json`.

@@ -25,7 +25,7 @@ pub fn plan_stages(stages: Stages, folder: &Path, links: Links, options: Options
     let place = stages_folder(out);
     let (mut before, mut results) = (Vec::new(), Vec::<(Inventory, Vec<String>)>::new());
     for stage in stages.before {
-        let options = Options { delta: false, ..options };
+        let options = Options { delta: false, masks: false, ..options };
         let in_stage = |e| in_stage(&stage.name, e);
         let plan = plan_with(stage.recipe, folder, links, options, &results).map_err(in_stage)?;
         results.push((plan.result(&stage.name, &place.join(&stage.name)), plan.origins()));
@@ -82,7 +82,7 @@ impl StagedPlan {
         let mut reports: Vec<StageReport> = Vec::new();
         for PlannedStage { name, plan, .. } in self.written() {
             tracing::info!("stage {name}");
-            let run = Run { delta: None, existing: Existing::Refuse, ..*run };
+            let run = Run { delta: None, masks: None, existing: Existing::Refuse, ..*run };
             let mut report = merge_with(plan, &folder.join(name), &run, Vec::new()).map_err(|e| in_stage(name, e))?;
             let known = |r: &StageReport| reports.iter().any(|known| known.name == r.name);
             let inner: Vec<_> = std::mem::take(&mut report.stages).into_iter().filter(|r| !known(r)).collect();

@@ -64,14 +64,14 @@ pub struct Job {
     pub write_bytes: usize,
     /// Bytes read and written, for the progress bar.
     pub traffic: u64,
-    /// Bytes of the delta file, at most.
-    delta_bytes: usize,
+    /// Bytes of the delta file, at most, and of buffers.
+    aside_bytes: usize,
     ranges: usize,
 }
 
 impl Job {
     fn memory_bytes(&self) -> usize {
-        in_flight_bytes(self.read_bytes + self.write_bytes + self.delta_bytes, self.ranges)
+        in_flight_bytes(self.read_bytes + self.write_bytes + self.aside_bytes, self.ranges)
     }
 }
 
@@ -104,20 +104,23 @@ pub fn jobs<'a>(
             let sources = work.sources.iter().copied();
             let held = held_elements(t, sources.clone(), elements as u64, unit(plan, work, writes, cut)) as usize;
             let read = held * t.element_bytes(sources.clone());
+            let masks = if writes { t.mask_bytes(elements) } else { 0 };
             let write = if writes { elements * t.dtype.bytes() } else { 0 };
             let delta = if writes && plan.writes_delta() { 2 * write } else { 0 };
-            let full = job.read_bytes + job.write_bytes + job.delta_bytes + read + write + delta > limit
+            // Masks are made in buffers of their own.
+            let aside = delta + masks;
+            let full = job.read_bytes + job.write_bytes + job.aside_bytes + read + write + masks + aside > limit
                 || job.ranges >= JOB_MAX_TILES;
             if full && !job.tiles.is_empty() {
                 break;
             }
             job.tiles.push(Tile { work: *w, start: range.start, elements });
             job.read_bytes += read;
-            job.write_bytes += write;
+            job.write_bytes += write + masks;
             let share = elements as f64 / t.elements.max(1) as f64;
             let whole: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).sum();
             job.traffic += (whole as f64 * share) as u64 + write as u64;
-            job.delta_bytes += delta;
+            job.aside_bytes += aside;
             job.ranges += t.ranges(sources);
             tiles.next();
         }
@@ -135,7 +138,7 @@ fn unit(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> usize {
 fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item = Range<u64>> + Send + use<> {
     let t = &plan.tensors[work.tensor];
     let delta = writes && plan.writes_delta();
-    let written = if writes { t.dtype.bytes() * if delta { 3 } else { 1 } } else { 0 };
+    let written = if writes { t.written_bytes(delta) } else { 0 };
     let unit = unit(plan, work, writes, cut);
     let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, unit) as u64;
     let elements = t.elements;

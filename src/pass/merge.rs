@@ -182,7 +182,8 @@ impl Engine<'_> {
         mut delta: Option<&mut dyn DeltaTarget>,
     ) -> Result<Outcome> {
         let codes = delta.is_some();
-        let order = if merge.how.method.is_elementwise() { Order::Any } else { Order::Natural };
+        let any = merge.how.method.is_elementwise() && self.plan.masks.is_none();
+        let order = if any { Order::Any } else { Order::Natural };
         let counter = Counter::default();
         let (free, reuse) = crossbeam_channel::unbounded::<Vec<u8>>();
         let mut changes = vec![None; self.plan.tensors.len()];
@@ -191,6 +192,7 @@ impl Engine<'_> {
             let mut scratch = Scratch::new(self.plan.expert_count());
             let mut reader = Reader::new(self);
             let mut permuted = Vec::new();
+            let mut masks = vec![Vec::new(); self.plan.expert_count()];
             let mut coder = codes.then(|| Coder::new(Coding::Exact(Codec::Auto)));
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
@@ -202,18 +204,19 @@ impl Engine<'_> {
                 for tile in &job.tiles {
                     let work = &merge.works[tile.work];
                     let spans = Spans::read(self, work, tile, &mut reader, counter, merge.hash, order)?;
-                    let made = self.make_tile(merge, tile, &spans, &mut scratch, &mut output);
+                    let made = self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output);
                     if made.is_err() && spans.is_permuted() {
                         // The error tells a place in another order: find it again in the tensor's own.
                         let none = vec![false; merge.hash.len()];
                         let mut reader = Reader::new(self);
                         let spans = Spans::read(self, work, tile, &mut reader, counter, &none, Order::Natural)?;
                         output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
-                        self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                        self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output)?;
                     }
                     made?;
                     self.restore_tile(merge, tile, &spans, &mut permuted, &mut output);
                     self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
+                    self.put_masks(&self.plan.tensors[work.tensor], tile, &masks, &mut output);
                 }
                 output.hash(merge.written);
                 Ok(output)
@@ -250,9 +253,10 @@ impl Engine<'_> {
         merge: &Merge<'_>,
         tile: &Tile,
         spans: &Spans<'_>,
-        scratch: &mut Scratch,
+        (scratch, masks): (&mut Scratch, &mut [Vec<u8>]),
         output: &mut Output,
     ) -> Result<()> {
+        masks.iter_mut().for_each(Vec::clear);
         let work = &merge.works[tile.work];
         if merge.how.actions[work.tensor].copied == Copied::Bytes {
             return self.copy_tile(merge, work, tile, spans, output);
@@ -260,18 +264,20 @@ impl Engine<'_> {
         let t = &self.plan.tensors[work.tensor];
         let size = t.dtype.bytes();
         let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
-        let change = self.make_values(merge.how, tile, spans, scratch, bytes)?;
+        let masks = Some(masks).filter(|_| t.masks.is_some());
+        let change = self.make_values(merge.how, tile, spans, (scratch, masks), bytes)?;
         output.changes.extend(change.map(|change| (work.tensor, change)));
         Ok(())
     }
 
-    /// Makes the bytes of a tile that is not copied, and tells how they differ from the base where it is read.
+    /// Makes the bytes of a tile that is not copied, and its masks if they are wanted. Tells how the bytes differ from the
+    /// base where it is read.
     pub(super) fn make_values(
         &self,
         how: How<'_>,
         tile: &Tile,
         spans: &Spans<'_>,
-        scratch: &mut Scratch,
+        (scratch, mut masks): (&mut Scratch, Option<&mut [Vec<u8>]>),
         bytes: &mut [u8],
     ) -> Result<Option<Change>> {
         let work = spans.work();
@@ -290,6 +296,9 @@ impl Engine<'_> {
             spans.load(block, form, with_base, how.checked, scratch)?;
             out.resize(block.len(), 0.0);
             let tile = method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
+            if let Some(masks) = &mut masks {
+                how.method.mask(settings, &tile, masks);
+            }
             how.method.merge(settings, how.done, tile, out);
             if self.elements.is_some() {
                 scratch.kept.restore(&scratch.base, out);
@@ -302,6 +311,16 @@ impl Engine<'_> {
             }
         })?;
         Ok(with_base.then_some(change))
+    }
+
+    /// Puts the masks of a tile, if it has any, into the output: their file comes behind the shards. A pruned layer's stay zero.
+    fn put_masks(&self, t: &PlannedTensor, tile: &Tile, masks: &[Vec<u8>], output: &mut Output) {
+        let Some(place) = t.masks else { return };
+        let row = t.elements.div_ceil(8);
+        for (expert, mask) in (0..).zip(masks).filter(|(_, mask)| !mask.is_empty()) {
+            let offset = place.offset + expert * row + tile.start / 8;
+            output.grow(self.plan.shards.len(), offset, mask.len()).copy_from_slice(mask);
+        }
     }
 
     /// Brings what was computed into the order of the tensor's elements.
@@ -456,7 +475,10 @@ impl Output {
     fn hash(&self, shards: &[PieceHash]) {
         let mut at = 0;
         for part in self.parts.iter().filter(|p| p.copy.is_none()) {
-            shards[part.shard].update(part.offset, &self.bytes[at..at + part.bytes]);
+            // Masks have no hash.
+            if let Some(hash) = shards.get(part.shard) {
+                hash.update(part.offset, &self.bytes[at..at + part.bytes]);
+            }
             at += part.bytes;
         }
     }

@@ -71,7 +71,7 @@ impl<'a> Stage<'a> {
             out.copy_from_slice(self.engine.copied_bytes(work, &around, &spans)?);
         } else {
             let how = How { actions: &self.actions, method: self.method.as_ref(), done: &[], checked: &self.checked };
-            self.engine.make_values(how, &around, &spans, scratch, out)?;
+            self.engine.make_values(how, &around, &spans, (scratch, None), out)?;
         }
         Ok((tile.start - around.start) as usize)
     }

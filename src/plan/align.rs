@@ -51,6 +51,7 @@ pub fn align(
             dtype: dtype.filter(|_| t.dtype.is_float()).unwrap_or(t.dtype),
             shard: 0,
             offset: 0,
+            masks: None,
         })
     };
     rows.iter().map(planned).collect()

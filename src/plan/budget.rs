@@ -75,8 +75,7 @@ pub fn settle(
             let unit = tile_unit(t.block_elements, t.elements, (coded, delta));
             let tile = (unit as u64).min(t.elements.max(1));
             let read = held_elements(t, 0..sources.len(), tile, unit);
-            let written = t.dtype.bytes() * if delta { 3 } else { 1 };
-            read as usize * t.element_bytes(0..sources.len()) + tile as usize * written
+            read as usize * t.element_bytes(0..sources.len()) + tile as usize * t.written_bytes(delta)
         };
         let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
         let coders = CODER_BYTES * (usize::from(delta) + usize::from(decodes)) + if lossy { LOSSY_BYTES } else { 0 };

@@ -25,7 +25,7 @@ pub use layers::Layer;
 pub use layout::Shard;
 pub use models::{PlannedFile, PlannedModel, Source};
 pub use options::Options;
-pub use tensors::{Computed, Place, PlannedTensor, Rows};
+pub use tensors::{Computed, Masks, Place, PlannedTensor, Rows};
 pub use waves::Waves;
 
 use crate::error::{Error, Result};
@@ -73,6 +73,8 @@ pub struct Plan {
     pub vocabulary: Option<Vocabulary>,
     /// The output's weight files.
     pub shards: Vec<Shard>,
+    /// The file of masks, if it is written.
+    pub masks: Option<Shard>,
     /// Reads over the inputs for statistics of the method, at most.
     pub surveys: u64,
     /// What is surveyed and merged together.
@@ -139,6 +141,13 @@ impl Plan {
         let model = describe(&recipe, &options, &settings, (tensors.len(), elements), form);
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let surveys = method.surveys(&settings);
+        if options.masks && !method.has_masks() {
+            let problem =
+                format!("`{}` has no masks to write; --masks is for consensus_ta and tall_mask", recipe.method.name);
+            return Err(Error::recipe("merge_method", problem));
+        }
+        let experts = sources[usize::from(has_base)..].iter().map(|s| s.display_name(&models)).collect::<Vec<_>>();
+        let masks = options.masks.then(|| layout::lay_out_masks(&mut tensors, &experts));
         if surveys > 0 && method.tensor_bytes(1).is_none() && !recipe.has_same_tasks() {
             let problem = "these settings rank values over the whole model, but the slices list different models; list the \
                            same models in the same order in every slice";
@@ -170,6 +179,7 @@ impl Plan {
             fits_base,
             vocabulary,
             shards,
+            masks,
             surveys,
             waves,
             kept_bytes,

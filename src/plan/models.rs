@@ -65,6 +65,13 @@ pub struct Source {
     pub error_bound: Option<f64>,
 }
 
+impl Source {
+    /// The names of its models, which are some of `models`.
+    pub fn display_name(&self, models: &[PlannedModel]) -> String {
+        self.models.iter().map(|&m| models[m].display_name()).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// A weight file of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFile {

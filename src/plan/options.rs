@@ -18,6 +18,8 @@ pub struct Options {
     pub allow_non_finite: bool,
     /// Whether the delta from the base to the output is written too, if there is a base.
     pub delta: bool,
+    /// Whether the masks of the method are written to a file of their own.
+    pub masks: bool,
     /// Whether tokenizer files are copied to the output.
     pub copy_tokenizer: bool,
     /// Whether the output gets a model card.
@@ -39,6 +41,7 @@ impl Default for Options {
             seed: 0,
             allow_non_finite: false,
             delta: true,
+            masks: false,
             copy_tokenizer: true,
             write_card: true,
             fuse: None,

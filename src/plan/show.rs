@@ -64,6 +64,9 @@ impl fmt::Display for Plan {
             Bytes(self.output_bytes()),
             if shards == 1 { "file" } else { "files" }
         )?;
+        if let Some(masks) = &self.masks {
+            writeln!(f, "masks     {}, a bit for each element and expert", Bytes(masks.file_bytes()))?;
+        }
         let b = &self.budget;
         writeln!(
             f,

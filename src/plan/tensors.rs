@@ -31,6 +31,17 @@ pub struct PlannedTensor {
     pub shard: usize,
     /// First byte in the shard's file.
     pub offset: u64,
+    /// Where its masks are, if they are written.
+    pub masks: Option<Masks>,
+}
+
+/// Where the masks of a tensor are: those of all experts one after another, each in whole bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Masks {
+    /// First byte in the file of masks.
+    pub offset: u64,
+    /// Number of experts.
+    pub experts: usize,
 }
 
 /// Where a tensor lies in a source.
@@ -122,6 +133,17 @@ impl PlannedTensor {
     /// Bytes of the tensor in the output.
     pub fn bytes(&self) -> u64 {
         self.elements * self.dtype.bytes() as u64
+    }
+
+    /// Bytes of the masks of so many of its elements.
+    pub fn mask_bytes(&self, elements: usize) -> usize {
+        self.masks.map_or(0, |m| m.experts * elements.div_ceil(8))
+    }
+
+    /// Bytes that are held for an element on its way to the output; `delta` if it is coded too.
+    pub fn written_bytes(&self, delta: bool) -> usize {
+        // Masks are made in buffers of their own.
+        self.dtype.bytes() * if delta { 3 } else { 1 } + 2 * self.masks.map_or(0, |m| m.experts.div_ceil(8))
     }
 
     /// Bytes of one element in all these sources together, while they are held.
