@@ -78,6 +78,9 @@ pub struct MergeArgs {
     /// Where to write the delta file of the output [default: OUT/merged.tvd].
     #[arg(long, value_name = "PATH", conflicts_with = "no_delta")]
     pub delta: Option<PathBuf>,
+    /// Write which elements count as which expert's, of consensus_ta and tall_mask, to this safetensors file.
+    #[arg(long, value_name = "PATH")]
+    pub masks: Option<PathBuf>,
     /// Write no delta file.
     #[arg(long)]
     pub no_delta: bool,
@@ -186,6 +189,9 @@ pub struct LimitArgs {
     /// Elements of a tile, at most (for tests: the output does not depend on it).
     #[arg(long, value_name = "N", hide = true)]
     pub tile_elements: Option<usize>,
+    /// Whether stages are fused that can be (for tests: the output does not depend on it).
+    #[arg(long, value_name = "BOOL", hide = true)]
+    pub fuse: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -29,6 +29,7 @@ fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome 
         io: Io::Mmap,
         links: Links::Inside,
         delta: None,
+        masks: None,
         hash_inputs: true,
         existing: Existing::Refuse,
         progress: &Silent,

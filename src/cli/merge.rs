@@ -7,7 +7,7 @@ use taskvec::job::StagedPlan;
 use taskvec::limits::RECIPE_MAX_BYTES;
 use taskvec::mask::Eta;
 use taskvec::pass::Stop;
-use taskvec::plan::{Options, Plan};
+use taskvec::plan::{Options, Plan, PlannedStage};
 use taskvec::recipe::{Flags, Recipe, Stages};
 use taskvec::report::{Report, TensorAction};
 use taskvec::sink::{Existing, free_bytes};
@@ -27,6 +27,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
     let recipe = recipe.map(PathBuf::as_path);
     let wanted = Options {
         delta: !args.no_delta,
+        masks: args.masks.is_some(),
         copy_tokenizer: !args.no_copy_tokenizer,
         write_card: !args.no_write_model_card,
         ..Options::default()
@@ -42,6 +43,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         links: links(&args.recipe),
         hash_inputs: !args.no_input_hashes,
         delta: args.delta.as_deref(),
+        masks: args.masks.as_deref(),
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
         progress: progress.as_ref(),
         stop,
@@ -180,6 +182,7 @@ fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
         seed: limits.random_seed,
         allow_non_finite: limits.allow_non_finite,
         tile_elements: limits.tile_elements,
+        fuse: limits.fuse,
         ..wanted
     })
 }
@@ -207,8 +210,8 @@ pub fn links(recipe: &RecipeArgs) -> Links {
 }
 
 fn show_plan(plan: &StagedPlan, out: Option<&Path>, links: Links) -> Outcome {
-    for (name, stage) in &plan.before {
-        print::out(format_args!("stage     {name}\n{stage}\n"))?;
+    for PlannedStage { name, plan, how } in &plan.before {
+        print::out(format_args!("stage     {name}\nresult    {how}\n{plan}\n"))?;
     }
     print::out(&plan.last)?;
     let free = free_bytes(out.unwrap_or(Path::new(".")))?;
@@ -226,8 +229,8 @@ fn tell_notes(plan: &StagedPlan, args: &MergeArgs, common: &Common) {
     if args.old.lora_merge_dtype.is_some() {
         print::note(format_args!("note: adapters are applied in float32, tile by tile, without a merged copy"));
     }
-    for (name, stage) in &plan.before {
-        for warning in &stage.warnings {
+    for PlannedStage { name, plan, .. } in &plan.before {
+        for warning in &plan.warnings {
             print::note(format_args!("note: stage {name}: {}", taskvec::report::escape(warning)));
         }
     }

@@ -18,6 +18,7 @@ pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
         io: io(args.limits.io),
         links: links(&args.recipe),
         delta: None,
+        masks: None,
         hash_inputs: false,
         existing: Existing::Refuse,
         progress: progress.as_ref(),

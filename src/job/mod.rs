@@ -3,6 +3,7 @@
 mod apply;
 mod delta;
 mod diff;
+mod fused;
 mod known;
 mod machine;
 mod output;
@@ -22,13 +23,15 @@ pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::method::{Method, Scene, Shown};
-use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
+use crate::pass::{
+    Action, Copied, Cut, DeltaTarget, Engine, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
+};
 use crate::plan::{Options, Plan, Taken};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
 use crate::sink::{Existing, Shards, StagedFile, Staging};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
-use crate::survey::{Form, Survey};
+use crate::survey::Survey;
 use crate::tensor::Inventory;
 use std::path::Path;
 use std::time::Instant;
@@ -44,6 +47,8 @@ pub struct Run<'a> {
     pub hash_inputs: bool,
     /// Where the delta file of the output goes, if not into the output.
     pub delta: Option<&'a Path>,
+    /// Where the masks go, if the plan writes them.
+    pub masks: Option<&'a Path>,
     /// What happens to an output that is there.
     pub existing: Existing,
     /// Hears how it goes.
@@ -126,7 +131,7 @@ fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Invent
 
 /// Fails if the machine has too little memory for the plan.
 pub fn check_memory(plan: &Plan) -> Result<()> {
-    machine::check_memory(plan.budget.peak_bytes())
+    machine::check_memory(plan.peak_bytes())
 }
 
 /// Pass 1 alone: scores, thresholds and masks.
@@ -150,18 +155,22 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 }
 
 /// The same after `stages`.
-fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) -> Result<Report> {
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageReport>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;
-    let inputs: Vec<&Path> =
-        plan.models.iter().map(|m| m.path.as_path()).chain(plan.files.iter().map(|f| f.path.as_path())).collect();
+    let models = plan.all_models().into_iter().map(|m| m.path.as_path());
+    let inputs: Vec<&Path> = models.chain(plan.files.iter().map(|f| f.path.as_path())).collect();
     let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
     let aside = run.delta.filter(|_| plan.writes_delta());
     let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
+    assert_eq!(run.masks.is_some(), plan.masks.is_some(), "the plan says whether there are masks");
+    let masks = run.masks.zip(plan.masks.as_ref());
+    let masks_file = masks.map(|(path, _)| begin_masks(path, out, run.existing, &inputs)).transpose()?;
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
 
+    let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine)?;
     engine.set_elements(scoring.elements.clone());
@@ -171,7 +180,10 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
 
     let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
     plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
-    let shards = Shards::create(staging.folder(), &plan.shards)?;
+    let mut shards = Shards::create(staging.folder(), &plan.shards)?;
+    if let Some((file, (_, layout))) = masks_file.as_ref().zip(masks) {
+        shards.add(file.part(), layout)?;
+    }
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
     let tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
     let delta_path = aside.as_ref().map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
@@ -183,10 +195,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
         let done = survey(plan, &engine, method.as_ref(), works, &actions, &mut runs)?;
         let merge = Merge {
             works,
-            actions: &actions,
-            method: method.as_ref(),
-            done: &done,
-            checked: &scoring.hashed,
+            how: How { actions: &actions, method: method.as_ref(), done: &done, checked: &scoring.hashed },
             hash: &hash,
             written: &written,
             tensor_hashes: tensor_hashes.as_ref(),
@@ -201,8 +210,10 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     files.check_unchanged()?;
     run.stop.check()?;
 
+    fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);
     let made = output::Made {
         plan,
+        files: &plan.files,
         delta: delta.zip(hashes).map(|(sink, hashes)| delta::Made {
             sink,
             hashes,
@@ -222,9 +233,19 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     };
     let report = made.write(&staging)?;
     staging.publish()?;
-    aside.map(StagedFile::publish).transpose()?;
+    aside.into_iter().chain(masks_file).try_for_each(StagedFile::publish)?;
     tracing::info!("published {}", out.display());
     Ok(report)
+}
+
+/// A file of masks beside the output: inside it, it would be taken for weights.
+fn begin_masks(path: &Path, out: &Path, existing: Existing, inputs: &[&Path]) -> Result<StagedFile> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io(path, "find"));
+    if absolute(path)?.starts_with(absolute(out)?) {
+        let problem = "is inside the output, where loaders would take it for weights; choose a path beside it";
+        return Err(Error::Usage(format!("--masks {}: {problem}", path.display())));
+    }
+    StagedFile::begin(path, existing, inputs)
 }
 
 fn open_files(plan: &Plan, io: Io) -> Result<Files> {
@@ -245,9 +266,7 @@ fn merge_error_bound(plan: &Plan, method: &dyn Method) -> Option<f64> {
 
 /// What the mask means for each tensor: which sources are read, and what is done.
 fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let coded = plan.writes_delta() || plan.has_coded();
-    let needs_base = plan.form() == Form::TaskVectors || plan.recipe.lwptv.is_some() || coded;
-    let base = plan.base().filter(|_| needs_base);
+    let base = plan.base().filter(|_| plan.reads_base());
     let mut works = Vec::with_capacity(plan.tensors.len());
     let mut actions = Vec::with_capacity(plan.tensors.len());
     for (tensor, t) in plan.tensors.iter().enumerate() {

@@ -6,13 +6,13 @@ use super::machine::peak_rss_bytes;
 use crate::error::{Error, Result};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
-use crate::plan::{Head, Plan, Restack, Shard};
+use crate::plan::{Head, Plan, PlannedFile, PlannedModel, Restack, Shard};
 use crate::report::{
     InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
 };
 use crate::sink::{
-    CHAT_TEMPLATE, ConfigEdits, SideFile, Staging, card, chat_template, find_side_files, free_bytes, is_of_tokenizer,
-    is_of_words,
+    CHAT_TEMPLATE, ConfigEdits, SideFile, Staging, card, chat_template, edited, find_side_files, free_bytes,
+    is_of_tokenizer, is_of_words,
 };
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
@@ -22,6 +22,8 @@ use std::time::Instant;
 /// What the passes made.
 pub struct Made<'a> {
     pub plan: &'a Plan,
+    /// The plan's files, also where it is fused into another.
+    pub files: &'a [PlannedFile],
     /// The delta file under way.
     pub delta: Option<delta::Made>,
     pub links: Links,
@@ -38,11 +40,16 @@ pub struct Made<'a> {
 
 /// Bytes needed on disk.
 pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
+    let mut origin = plan;
+    while let Some(stage) = stage_of_reference(origin) {
+        origin = stage;
+    }
     let side: u64 =
-        side_files(plan, links)?.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
+        side_files(origin, links)?.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
-    Ok(Bytes(plan.output_bytes() + delta + side + DISK_RESERVE_BYTES))
+    let masks = plan.masks.as_ref().map_or(0, Shard::file_bytes);
+    Ok(Bytes(plan.output_bytes() + delta + masks + side + DISK_RESERVE_BYTES))
 }
 
 /// What changes in `config.json`.
@@ -84,6 +91,47 @@ fn side_files(plan: &Plan, links: Links) -> Result<Vec<SideFile>> {
     Ok(files)
 }
 
+/// The stage that makes the reference, where that one is fused.
+fn stage_of_reference(plan: &Plan) -> Option<&Plan> {
+    plan.reference_model().fused.map(|stage| &plan.fused[stage].plan)
+}
+
+/// Shows name and content of each side file of the output. Those of a fused stage are what it would have written.
+fn each_side_file(plan: &Plan, links: Links, take: &mut dyn FnMut(&str, Vec<u8>) -> Result<()>) -> Result<()> {
+    let (edits, template) = (edits(plan), template(plan, links));
+    let take_edited = |name: &str, content: Vec<u8>, take: &mut dyn FnMut(&str, Vec<u8>) -> Result<()>| {
+        let replaced = template.is_some() && name == CHAT_TEMPLATE;
+        if replaced { Ok(()) } else { take(name, edited(name, content, &edits, template.is_some())) }
+    };
+    if let Some(stage) = stage_of_reference(plan) {
+        each_side_file(stage, links, &mut |name, content| {
+            let left_out = !plan.options.copy_tokenizer && is_of_tokenizer(name);
+            if left_out { Ok(()) } else { take_edited(name, content, take) }
+        })?;
+    } else {
+        for file in side_files(plan, links)? {
+            let vocabulary = plan.vocabulary.as_ref().filter(|_| file.name == "tokenizer.json");
+            match vocabulary.map(|v| v.tokenizer_json(&file.path)).transpose()?.flatten() {
+                Some(extended) => take(&file.name, extended)?,
+                None => take_edited(&file.name, file.read()?, take)?,
+            }
+        }
+    }
+    template.iter().try_for_each(|text| take(CHAT_TEMPLATE, text.clone().into_bytes()))
+}
+
+/// The chat template that the recipe asks for.
+fn template(plan: &Plan, links: Links) -> Option<String> {
+    let asked = plan.recipe.chat_template.as_ref()?;
+    let models = plan.sources.iter().flat_map(|s| &s.models);
+    let folders: Vec<&Path> = models.map(|&m| plan.models[m].path.as_path()).collect();
+    let found = chat_template(asked, &folders, links);
+    if found.is_none() {
+        tracing::warn!("chat_template: auto: no model has a chat template, so none is written");
+    }
+    found
+}
+
 /// Fails if the file system of `out` has too little space.
 pub fn check_disk(plan: &Plan, out: &Path, links: Links) -> Result<()> {
     let (needed, free) = (disk_bytes(plan, links)?, free_bytes(out)?);
@@ -110,19 +158,7 @@ impl Made<'_> {
         if self.plan.shards.len() > 1 {
             write("model.safetensors.index.json", &index(self.plan))?;
         }
-        let edits = edits(self.plan);
-        let template = self.template();
-        for file in side_files(self.plan, self.links)? {
-            let vocabulary = self.plan.vocabulary.as_ref().filter(|_| file.name == "tokenizer.json");
-            let extended = vocabulary.map(|v| v.tokenizer_json(&file.path)).transpose()?.flatten();
-            if template.is_none() || file.name != CHAT_TEMPLATE {
-                let content = extended.map_or_else(|| file.content(&edits, template.is_some()), Ok);
-                write(&file.name, &content?)?;
-            }
-        }
-        if let Some(text) = template {
-            write(CHAT_TEMPLATE, text.as_bytes())?;
-        }
+        each_side_file(self.plan, self.links, &mut |name, content| write(name, &content))?;
         write("mergekit_config.yml", self.plan.recipe.text.as_bytes())?;
         if self.plan.options.write_card {
             write("README.md", card(self.plan).as_bytes())?;
@@ -139,18 +175,6 @@ impl Made<'_> {
         Ok(report)
     }
 
-    /// The chat template that the recipe asks for.
-    fn template(&self) -> Option<String> {
-        let asked = self.plan.recipe.chat_template.as_ref()?;
-        let folders: Vec<&Path> =
-            self.plan.sources.iter().flat_map(|s| &s.models).map(|&m| self.plan.models[m].path.as_path()).collect();
-        let found = chat_template(asked, &folders, self.links);
-        if found.is_none() {
-            tracing::warn!("chat_template: auto: no model has a chat template, so none is written");
-        }
-        found
-    }
-
     fn weight_files(&mut self) -> Vec<OutputFile> {
         let file = |(shard, hash): (&Shard, PieceHash)| OutputFile {
             name: shard.name.clone(),
@@ -160,7 +184,8 @@ impl Made<'_> {
         self.plan.shards.iter().zip(std::mem::take(&mut self.written)).map(file).collect()
     }
 
-    fn report(self, outputs: Vec<OutputFile>) -> Report {
+    /// The report; `outputs` are the files that were written.
+    pub fn report(self, outputs: Vec<OutputFile>) -> Report {
         let plan = self.plan;
         let options = &plan.options;
         let mut settings = plan.recipe.canonical();
@@ -197,11 +222,10 @@ impl Made<'_> {
         let plan = self.plan;
         let hash = |i: usize| self.input_hashes.as_ref().map(|h| h[i].to_hex().to_string());
         let file = |i: usize| {
-            let f = &plan.files[i];
+            let f = &self.files[i];
             InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }
         };
-        let input = |role: &'static str, model: usize| {
-            let m = &plan.models[model];
+        let input = |(role, m): (&'static str, &PlannedModel)| {
             let files = m.files.clone().map(file).collect();
             let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
             let adapter = m.adapter.as_ref().map(|a| a.display().to_string());
@@ -211,7 +235,14 @@ impl Made<'_> {
         let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));
         let used = |m: &usize| plan.sources.iter().any(|s| s.models.contains(m));
         let copied = (0..plan.models.len()).filter(|m| !used(m)).map(|m| ("copied", m));
-        merged.chain(copied).map(|(role, m)| input(role, m)).collect()
+        let own = merged.chain(copied).map(|(role, m)| (role, &plan.models[m]));
+        let mut inputs: Vec<(&'static str, &PlannedModel)> = own.collect();
+        for model in plan.fused.iter().flat_map(|f| f.plan.all_models()).filter(|m| m.fused.is_none()) {
+            if !inputs.iter().any(|(_, m)| m.files == model.files) {
+                inputs.push(("stage", model));
+            }
+        }
+        inputs.into_iter().map(input).collect()
     }
 
     fn tensors(&self) -> Vec<TensorReport> {

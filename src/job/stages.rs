@@ -1,8 +1,9 @@
-//! Merges one after another: results of earlier stages are written beside the output, as checkpoints, and removed.
+//! Merges one after another. Results of earlier stages are made as they are read, where that moves fewer bytes; else
+//! they are written beside the output, as checkpoints, and removed.
 
 use super::{Run, merge_with, output, plan_with};
 use crate::error::{Error, Result};
-use crate::plan::{Options, Plan};
+use crate::plan::{How, Options, Plan, PlannedStage, fuse_stages};
 use crate::recipe::Stages;
 use crate::report::{Report, StageReport};
 use crate::sink::{Existing, Locked, Staging, free_bytes};
@@ -13,18 +14,18 @@ use std::path::{Path, PathBuf};
 /// The plans of all stages.
 #[derive(Debug)]
 pub struct StagedPlan {
-    /// Those of all stages but the last, by name.
-    pub before: Vec<(String, Plan)>,
+    /// Those of all stages but the last.
+    pub before: Vec<PlannedStage>,
     /// The last: its output is the output.
     pub last: Plan,
 }
 
-/// Plans all stages; results of earlier ones will lie in a hidden folder beside the output.
+/// Plans all stages; results of earlier ones that are written will lie in a hidden folder beside the output.
 pub fn plan_stages(stages: Stages, folder: &Path, links: Links, options: Options, out: &Path) -> Result<StagedPlan> {
     let place = stages_folder(out);
     let (mut before, mut results) = (Vec::new(), Vec::<(Inventory, Vec<String>)>::new());
     for stage in stages.before {
-        let options = Options { delta: false, ..options };
+        let options = Options { delta: false, masks: false, ..options };
         let in_stage = |e| in_stage(&stage.name, e);
         let plan = plan_with(stage.recipe, folder, links, options, &results).map_err(in_stage)?;
         results.push((plan.result(&stage.name, &place.join(&stage.name)), plan.origins()));
@@ -36,6 +37,7 @@ pub fn plan_stages(stages: Stages, folder: &Path, links: Links, options: Options
     if from_stage {
         last.warnings.push("no delta file is written: the base is the result of a stage".into());
     }
+    let (before, last) = fuse_stages(before, last);
     Ok(StagedPlan { before, last })
 }
 
@@ -55,8 +57,13 @@ fn stages_folder(out: &Path) -> PathBuf {
 impl StagedPlan {
     /// Bytes that all stages take on disk while the last is written, with the reserve.
     pub fn disk_bytes(&self, links: Links) -> Result<Bytes> {
-        let before: u64 = self.before.iter().map(|(_, plan)| plan.output_bytes()).sum();
+        let before: u64 = self.written().map(|stage| stage.plan.output_bytes()).sum();
         Ok(Bytes(before + output::disk_bytes(&self.last, links)?.0))
+    }
+
+    /// The stages whose results are written, in order.
+    fn written(&self) -> impl Iterator<Item = &PlannedStage> {
+        self.before.iter().filter(|stage| stage.how != How::Fused)
     }
 
     /// Runs all stages. `out` appears when it is complete, or not at all; results of stages before the last are removed.
@@ -69,14 +76,18 @@ impl StagedPlan {
             return Err(Error::NoSpace { path: out.to_owned(), needed, free });
         }
         Staging::check(out, run.existing)?;
-        let results = Results::begin(out)?;
-        let mut reports = Vec::new();
-        for (name, plan) in &self.before {
+        let folder = stages_folder(out);
+        // What a killed run left there is removed, too.
+        let _results = (self.written().next().is_some() || folder.exists()).then(|| Results::begin(out)).transpose()?;
+        let mut reports: Vec<StageReport> = Vec::new();
+        for PlannedStage { name, plan, .. } in self.written() {
             tracing::info!("stage {name}");
-            let run = Run { delta: None, existing: Existing::Refuse, ..*run };
-            let report =
-                merge_with(plan, &results.folder.join(name), &run, Vec::new()).map_err(|e| in_stage(name, e))?;
-            reports.push(StageReport { name: name.clone(), report });
+            let run = Run { delta: None, masks: None, existing: Existing::Refuse, ..*run };
+            let mut report = merge_with(plan, &folder.join(name), &run, Vec::new()).map_err(|e| in_stage(name, e))?;
+            let known = |r: &StageReport| reports.iter().any(|known| known.name == r.name);
+            let inner: Vec<_> = std::mem::take(&mut report.stages).into_iter().filter(|r| !known(r)).collect();
+            reports.extend(inner);
+            reports.push(StageReport { name: name.clone(), fused: false, report });
         }
         merge_with(&self.last, out, run, reports)
     }

@@ -53,9 +53,29 @@ pub fn counts(mask_lambda: f32, own: f32, sum: f32) -> bool {
     own.abs() > mask_lambda * (sum - own).abs()
 }
 
+/// Appends which elements count as which model's, a bit each.
+pub fn mask_all(settings: &Settings, block: &Tile<'_>, masks: &mut [Vec<u8>]) {
+    let elements = block.experts.first().map_or(0, Vec::len);
+    let mut sum = vec![0.0; elements];
+    add_all(block.experts, &mut sum);
+    for ((mask_lambda, x), mask) in settings.per_model("mask_lambda").zip(&*block.experts).zip(masks) {
+        let bit = |(i, (&x, &sum)): (usize, (&f32, &f32))| u8::from(counts(mask_lambda, x, sum)) << (7 - i);
+        let byte = |(x, sum): (&[f32], &[f32])| x.iter().zip(sum).enumerate().map(bit).sum::<u8>();
+        mask.extend(x.chunks(8).zip(sum.chunks(8)).map(byte));
+    }
+}
+
 impl Method for Consensus {
     fn is_elementwise(&self) -> bool {
         true
+    }
+
+    fn has_masks(&self) -> bool {
+        true
+    }
+
+    fn mask(&self, settings: &Settings, block: &Tile<'_>, masks: &mut [Vec<u8>]) {
+        mask_all(settings, block, masks);
     }
 
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {

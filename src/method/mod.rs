@@ -250,6 +250,15 @@ pub trait Method: Send + Sync {
         None
     }
 
+    /// Whether it tells which elements count as which expert's.
+    fn has_masks(&self) -> bool {
+        false
+    }
+
+    /// Appends to the mask of each expert which elements of a block count as its own: a bit each, the first in the highest
+    /// bit of a byte.
+    fn mask(&self, _settings: &Settings, _block: &Tile<'_>, _masks: &mut [Vec<u8>]) {}
+
     /// Merges one block into `out`.
     fn merge(&self, settings: &Settings, done: &[Survey], block: Tile<'_>, out: &mut [f32]);
 }

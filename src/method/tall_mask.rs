@@ -1,6 +1,6 @@
 //! TALL masks (arXiv 2405.07813): one expert rebuilt from the sum of all and a mask.
 
-use super::consensus_ta::{MASK_LAMBDA, add_all, counts};
+use super::consensus_ta::{MASK_LAMBDA, add_all, counts, mask_all};
 use super::{Basis, Entry, Kind, Method, Model, Parameter, Scope, Settings, Tile};
 use crate::kernel;
 use crate::survey::Survey;
@@ -41,6 +41,14 @@ struct TallMask {
 impl Method for TallMask {
     fn is_elementwise(&self) -> bool {
         true
+    }
+
+    fn has_masks(&self) -> bool {
+        true
+    }
+
+    fn mask(&self, settings: &Settings, block: &Tile<'_>, masks: &mut [Vec<u8>]) {
+        mask_all(settings, block, masks);
     }
 
     fn merge(&self, settings: &Settings, _done: &[Survey], tile: Tile<'_>, out: &mut [f32]) {

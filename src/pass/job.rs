@@ -4,8 +4,9 @@ use super::decode::likely_range;
 use super::gather::Piece;
 use super::{Engine, PassRun};
 use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
-use crate::plan::{Plan, PlannedTensor, decoded_elements, in_flight_bytes, tile_unit};
+use crate::plan::{Place, Plan, PlannedTensor, held_elements, in_flight_bytes, tile_unit};
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// A tensor's share of a pass.
 #[derive(Clone, Debug)]
@@ -63,14 +64,14 @@ pub struct Job {
     pub write_bytes: usize,
     /// Bytes read and written, for the progress bar.
     pub traffic: u64,
-    /// Bytes of the delta file, at most.
-    delta_bytes: usize,
+    /// Bytes of the delta file, at most, and of buffers.
+    aside_bytes: usize,
     ranges: usize,
 }
 
 impl Job {
     fn memory_bytes(&self) -> usize {
-        in_flight_bytes(self.read_bytes + self.write_bytes + self.delta_bytes, self.ranges)
+        in_flight_bytes(self.read_bytes + self.write_bytes + self.aside_bytes, self.ranges)
     }
 }
 
@@ -100,22 +101,27 @@ pub fn jobs<'a>(
             let work = &works[*w];
             let t = &plan.tensors[work.tensor];
             let elements = (range.end - range.start) as usize;
-            let read = held_elements(plan, work, writes, cut, elements) * t.element_bytes(work.sources.iter().copied());
+            let sources = work.sources.iter().copied();
+            let held = held_elements(t, sources.clone(), elements as u64, unit(plan, work, writes, cut)) as usize;
+            let read = held * t.element_bytes(sources.clone());
+            let masks = if writes { t.mask_bytes(elements) } else { 0 };
             let write = if writes { elements * t.dtype.bytes() } else { 0 };
             let delta = if writes && plan.writes_delta() { 2 * write } else { 0 };
-            let full = job.read_bytes + job.write_bytes + job.delta_bytes + read + write + delta > limit
+            // Masks are made in buffers of their own.
+            let aside = delta + masks;
+            let full = job.read_bytes + job.write_bytes + job.aside_bytes + read + write + masks + aside > limit
                 || job.ranges >= JOB_MAX_TILES;
             if full && !job.tiles.is_empty() {
                 break;
             }
             job.tiles.push(Tile { work: *w, start: range.start, elements });
             job.read_bytes += read;
-            job.write_bytes += write;
+            job.write_bytes += write + masks;
             let share = elements as f64 / t.elements.max(1) as f64;
             let whole: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).sum();
             job.traffic += (whole as f64 * share) as u64 + write as u64;
-            job.delta_bytes += delta;
-            job.ranges += work.sources.len();
+            job.aside_bytes += aside;
+            job.ranges += t.ranges(sources);
             tiles.next();
         }
         (!job.tiles.is_empty()).then(|| (job.memory_bytes(), job))
@@ -129,19 +135,10 @@ fn unit(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> usize {
     tile_unit(cut.block(t), t.elements, (coded, writes && plan.writes_delta()))
 }
 
-/// Elements that are in memory for a tile of so many.
-fn held_elements(plan: &Plan, work: &Work, writes: bool, cut: Cut, tile: usize) -> usize {
-    let t = &plan.tensors[work.tensor];
-    if !t.is_coded(work.sources.iter().copied()) {
-        return tile;
-    }
-    decoded_elements(tile as u64, unit(plan, work, writes, cut), t.elements) as usize
-}
-
 fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item = Range<u64>> + Send + use<> {
     let t = &plan.tensors[work.tensor];
     let delta = writes && plan.writes_delta();
-    let written = if writes { t.dtype.bytes() * if delta { 3 } else { 1 } } else { 0 };
+    let written = if writes { t.written_bytes(delta) } else { 0 };
     let unit = unit(plan, work, writes, cut);
     let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, unit) as u64;
     let elements = t.elements;
@@ -151,23 +148,36 @@ fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item
 impl Engine<'_> {
     /// Brings a job's ranges into memory; runs on the reader's thread.
     pub(super) fn prepare(&self, works: &[Work], job: &Job) {
-        for tile in &job.tiles {
-            let work = &works[tile.work];
-            let places = &self.plan.tensors[work.tensor].places;
-            for source in work.sources.iter().copied().chain(self.decode_base(work)) {
-                let ranges = match &places[source].coded {
-                    None if places[source].rows.is_some() => self.gathered_ranges(tile.piece(work), source),
-                    None => vec![range(self.plan, work, tile, source)],
-                    Some(coded) => {
-                        let elements = tile.start..tile.start + tile.elements as u64;
-                        likely_range(coded, places[source].first_file, elements)
-                    }
-                };
-                let adapter = places[source].adapter.as_deref().filter(|_| tile.start == 0);
-                let t = &self.plan.tensors[work.tensor];
-                let ranges = ranges.into_iter().chain(adapter.into_iter().flat_map(|a| a.ranges(t.elements)));
-                ranges.for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
+        job.tiles.iter().for_each(|tile| self.prepare_tile(&works[tile.work], tile));
+    }
+
+    pub(super) fn prepare_tile(&self, work: &Work, tile: &Tile) {
+        let t = &self.plan.tensors[work.tensor];
+        for source in work.sources.iter().copied().chain(self.decode_base(work)) {
+            let place = &t.places[source];
+            if let Some(computed) = place.computed {
+                self.stages[computed.stage].prepare(computed.tensor, tile);
+                continue;
             }
+            let ranges = match &place.coded {
+                None if place.rows.is_some() => self.gathered_ranges(tile.piece(work), source),
+                None => vec![range(self.plan, work, tile, source)],
+                Some(coded) => {
+                    let elements = tile.start..tile.start + tile.elements as u64;
+                    likely_range(coded, place.first_file, elements)
+                }
+            };
+            let adapter = place.adapter.as_deref().filter(|_| tile.start == 0);
+            let ranges = ranges.into_iter().chain(adapter.into_iter().flat_map(|a| a.ranges(t.elements)));
+            ranges.for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
+        }
+    }
+
+    /// The file of a source's tensor; the name of a stage that makes it.
+    pub(super) fn path(&self, place: &Place) -> PathBuf {
+        match place.computed {
+            None => self.files.path(place.file).to_owned(),
+            Some(computed) => format!("stage {}", self.plan.fused[computed.stage].name).into(),
         }
     }
 

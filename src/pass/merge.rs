@@ -131,10 +131,9 @@ impl Output {
     }
 }
 
-/// What a merge pass is given besides the plan.
-pub struct Merge<'a> {
-    /// Tensors in order; over all merges of a job each comes once.
-    pub works: &'a [Work],
+/// How values are merged.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
     /// What to do, by tensor.
     pub actions: &'a [Action],
     /// The method, ready to merge.
@@ -143,6 +142,14 @@ pub struct Merge<'a> {
     pub done: &'a [Survey],
     /// The sources whose values an earlier pass has found finite.
     pub checked: &'a [bool],
+}
+
+/// What a merge pass is given besides the plan.
+pub struct Merge<'a> {
+    /// Tensors in order; over all merges of a job each comes once.
+    pub works: &'a [Work],
+    /// What is done.
+    pub how: How<'a>,
     /// The sources to hash while they are read.
     pub hash: &'a [bool],
     /// One per shard: the hashes of what is written.
@@ -175,15 +182,17 @@ impl Engine<'_> {
         mut delta: Option<&mut dyn DeltaTarget>,
     ) -> Result<Outcome> {
         let codes = delta.is_some();
-        let order = if merge.method.is_elementwise() { Order::Any } else { Order::Natural };
+        let any = merge.how.method.is_elementwise() && self.plan.masks.is_none();
+        let order = if any { Order::Any } else { Order::Natural };
         let counter = Counter::default();
         let (free, reuse) = crossbeam_channel::unbounded::<Vec<u8>>();
         let mut changes = vec![None; self.plan.tensors.len()];
         let mut bytes_written = 0;
         let worker = |_| {
             let mut scratch = Scratch::new(self.plan.expert_count());
-            let mut reader = Reader::new(self.plan.sources.len());
+            let mut reader = Reader::new(self);
             let mut permuted = Vec::new();
+            let mut masks = vec![Vec::new(); self.plan.expert_count()];
             let mut coder = codes.then(|| Coder::new(Coding::Exact(Codec::Auto)));
             let (counter, reuse) = (&counter, reuse.clone());
             move |job: &Job| {
@@ -195,18 +204,19 @@ impl Engine<'_> {
                 for tile in &job.tiles {
                     let work = &merge.works[tile.work];
                     let spans = Spans::read(self, work, tile, &mut reader, counter, merge.hash, order)?;
-                    let made = self.make_tile(merge, tile, &spans, &mut scratch, &mut output);
+                    let made = self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output);
                     if made.is_err() && spans.is_permuted() {
                         // The error tells a place in another order: find it again in the tensor's own.
                         let none = vec![false; merge.hash.len()];
-                        let mut reader = Reader::new(self.plan.sources.len());
+                        let mut reader = Reader::new(self);
                         let spans = Spans::read(self, work, tile, &mut reader, counter, &none, Order::Natural)?;
                         output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
-                        self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
+                        self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output)?;
                     }
                     made?;
                     self.restore_tile(merge, tile, &spans, &mut permuted, &mut output);
                     self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
+                    self.put_masks(&self.plan.tensors[work.tensor], tile, &masks, &mut output);
                 }
                 output.hash(merge.written);
                 Ok(output)
@@ -243,44 +253,73 @@ impl Engine<'_> {
         merge: &Merge<'_>,
         tile: &Tile,
         spans: &Spans<'_>,
-        scratch: &mut Scratch,
+        (scratch, masks): (&mut Scratch, &mut [Vec<u8>]),
         output: &mut Output,
     ) -> Result<()> {
+        masks.iter_mut().for_each(Vec::clear);
         let work = &merge.works[tile.work];
+        if merge.how.actions[work.tensor].copied == Copied::Bytes {
+            return self.copy_tile(merge, work, tile, spans, output);
+        }
         let t = &self.plan.tensors[work.tensor];
-        match merge.actions[work.tensor].copied {
-            Copied::Bytes => self.copy_tile(merge, work, tile, spans, output),
-            Copied::Cast => {
-                self.compute_tile(t, tile, output, |block, out| spans.decode(self.plan.reference(), block, out), |_| {})
+        let size = t.dtype.bytes();
+        let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
+        let masks = Some(masks).filter(|_| t.masks.is_some());
+        let change = self.make_values(merge.how, tile, spans, (scratch, masks), bytes)?;
+        output.changes.extend(change.map(|change| (work.tensor, change)));
+        Ok(())
+    }
+
+    /// Makes the bytes of a tile that is not copied, and its masks if they are wanted. Tells how the bytes differ from the
+    /// base where it is read.
+    pub(super) fn make_values(
+        &self,
+        how: How<'_>,
+        tile: &Tile,
+        spans: &Spans<'_>,
+        (scratch, mut masks): (&mut Scratch, Option<&mut [Vec<u8>]>),
+        bytes: &mut [u8],
+    ) -> Result<Option<Change>> {
+        let work = spans.work();
+        let t = &self.plan.tensors[work.tensor];
+        if how.actions[work.tensor].copied == Copied::Cast {
+            let cast = |block: &Range<usize>, out: &mut Vec<f32>| spans.decode(self.plan.reference(), block, out);
+            return self.compute_tile(t, tile, bytes, cast, |_| {}).map(|()| None);
+        }
+        let settings = &self.plan.settings[t.settings];
+        let form = self.plan.form();
+        let with_base = self.plan.base().is_some_and(|b| work.sources.contains(&b));
+        let scratch = RefCell::new(scratch);
+        let mut change = Change::default();
+        let merge_block = |block: &Range<usize>, out: &mut Vec<f32>| {
+            let scratch = &mut **scratch.borrow_mut();
+            spans.load(block, form, with_base, how.checked, scratch)?;
+            out.resize(block.len(), 0.0);
+            let tile = method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
+            if let Some(masks) = &mut masks {
+                how.method.mask(settings, &tile, masks);
             }
-            Copied::No => {
-                let settings = &self.plan.settings[t.settings];
-                let form = self.plan.form();
-                let with_base = self.plan.base().is_some_and(|b| work.sources.contains(&b));
-                let scratch = RefCell::new(scratch);
-                let mut change = Change::default();
-                let merge_block = |block: &Range<usize>, out: &mut Vec<f32>| {
-                    let scratch = &mut **scratch.borrow_mut();
-                    spans.load(block, form, with_base, merge.checked, scratch)?;
-                    out.resize(block.len(), 0.0);
-                    let tile =
-                        method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
-                    merge.method.merge(settings, merge.done, tile, out);
-                    if self.elements.is_some() {
-                        scratch.kept.restore(&scratch.base, out);
-                    }
-                    Ok(())
-                };
-                self.compute_tile(t, tile, output, merge_block, |stored| {
-                    if with_base {
-                        change = change.join(kernel::change(&scratch.borrow().base, stored));
-                    }
-                })?;
-                if with_base {
-                    output.changes.push((work.tensor, change));
-                }
-                Ok(())
+            how.method.merge(settings, how.done, tile, out);
+            if self.elements.is_some() {
+                scratch.kept.restore(&scratch.base, out);
             }
+            Ok(())
+        };
+        self.compute_tile(t, tile, bytes, merge_block, |stored| {
+            if with_base {
+                change = change.join(kernel::change(&scratch.borrow().base, stored));
+            }
+        })?;
+        Ok(with_base.then_some(change))
+    }
+
+    /// Puts the masks of a tile, if it has any, into the output: their file comes behind the shards. A pruned layer's stay zero.
+    fn put_masks(&self, t: &PlannedTensor, tile: &Tile, masks: &[Vec<u8>], output: &mut Output) {
+        let Some(place) = t.masks else { return };
+        let row = t.elements.div_ceil(8);
+        for (expert, mask) in (0..).zip(masks).filter(|(_, mask)| !mask.is_empty()) {
+            let offset = place.offset + expert * row + tile.start / 8;
+            output.grow(self.plan.shards.len(), offset, mask.len()).copy_from_slice(mask);
         }
     }
 
@@ -294,7 +333,7 @@ impl Engine<'_> {
         output: &mut Output,
     ) {
         let tensor = merge.works[tile.work].tensor;
-        if spans.is_permuted() && merge.actions[tensor].copied != Copied::Bytes {
+        if spans.is_permuted() && merge.how.actions[tensor].copied != Copied::Bytes {
             let size = self.plan.tensors[tensor].dtype.bytes();
             let bytes = tile.elements * size;
             spans.restore(size, &mut output.bytes[output.used - bytes..output.used], permuted);
@@ -317,7 +356,7 @@ impl Engine<'_> {
         if let Some(hashes) = merge.tensor_hashes {
             hashes.base[work.tensor].update(tile.start * base.bytes() as u64, spans.natural_base(source));
         }
-        if merge.actions[work.tensor].copied == Copied::Bytes {
+        if merge.how.actions[work.tensor].copied == Copied::Bytes {
             return;
         }
         let bytes = tile.elements * t.dtype.bytes();
@@ -339,12 +378,11 @@ impl Engine<'_> {
         &self,
         t: &PlannedTensor,
         tile: &Tile,
-        output: &mut Output,
+        bytes: &mut [u8],
         mut make: impl FnMut(&Range<usize>, &mut Vec<f32>) -> Result<()>,
         mut show: impl FnMut(&[f32]),
     ) -> Result<()> {
         let size = t.dtype.bytes();
-        let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
         let limit = t.dtype.largest_finite();
         let mut out = Vec::with_capacity(BLOCK_ELEMENTS);
         for block in blocks(tile.elements, t.block_elements) {
@@ -376,12 +414,9 @@ impl Engine<'_> {
     ) -> Result<()> {
         let t = &self.plan.tensors[work.tensor];
         let reference = self.plan.reference();
-        let bytes = spans.bytes(reference);
-        for &other in work.sources.iter().filter(|&&s| s != reference) {
-            self.expect_equal(t, tile, (reference, bytes), (other, spans.bytes(other)))?;
-        }
+        let bytes = self.copied_bytes(work, tile, spans)?;
         let offset = t.offset + tile.start * t.dtype.bytes() as u64;
-        if bytes.len() < KERNEL_COPY_BYTES {
+        if bytes.len() < KERNEL_COPY_BYTES || t.places[reference].computed.is_some() {
             output.grow(t.shard, offset, bytes.len()).copy_from_slice(bytes);
         } else {
             let (file, from, _) = range(self.plan, work, tile, reference);
@@ -394,9 +429,20 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// The reference's bytes of a tile, which all sources that are read must have.
+    pub(super) fn copied_bytes<'s>(&self, work: &Work, tile: &Tile, spans: &'s Spans<'_>) -> Result<&'s [u8]> {
+        let t = &self.plan.tensors[work.tensor];
+        let reference = self.plan.reference();
+        let bytes = spans.bytes(reference);
+        for &other in work.sources.iter().filter(|&&s| s != reference) {
+            self.expect_equal(t, tile, (reference, bytes), (other, spans.bytes(other)))?;
+        }
+        Ok(bytes)
+    }
+
     fn expect_equal(&self, t: &PlannedTensor, tile: &Tile, a: (Source, &[u8]), b: (Source, &[u8])) -> Result<()> {
         let Some(at) = a.1.iter().zip(b.1).position(|(a, b)| a != b) else { return Ok(()) };
-        let path = |source: Source| self.files.path(t.places[source].file).to_owned();
+        let path = |source: Source| self.path(&t.places[source]);
         Err(Error::CopiedDiffers {
             path: path(b.0),
             other: path(a.0),
@@ -429,7 +475,10 @@ impl Output {
     fn hash(&self, shards: &[PieceHash]) {
         let mut at = 0;
         for part in self.parts.iter().filter(|p| p.copy.is_none()) {
-            shards[part.shard].update(part.offset, &self.bytes[at..at + part.bytes]);
+            // Masks have no hash.
+            if let Some(hash) = shards.get(part.shard) {
+                hash.update(part.offset, &self.bytes[at..at + part.bytes]);
+            }
             at += part.bytes;
         }
     }

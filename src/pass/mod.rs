@@ -12,6 +12,7 @@ mod merge;
 mod pipeline;
 mod progress;
 mod scratch;
+mod stage;
 mod stream;
 mod survey;
 mod window;
@@ -20,14 +21,16 @@ pub use decode::{Decoder, Wanted};
 pub use elements::Elements;
 pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
-pub use merge::{Action, Copied, DeltaTarget, Merge, Outcome, Reason, Target, TensorHashes};
+pub use merge::{Action, Copied, DeltaTarget, How, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
+pub use stage::Stage;
 pub use stream::{Extent, Run, Stream};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, PieceHash};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
 
@@ -54,16 +57,18 @@ impl PassRun {
 pub struct Engine<'a> {
     plan: &'a Plan,
     files: &'a Files,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     window: Window,
     progress: &'a dyn Progress,
     stop: &'a Stop,
     /// One per file, if inputs are hashed.
-    hashes: Option<Vec<PieceHash>>,
+    hashes: Option<Arc<Vec<PieceHash>>>,
     /// Which elements are kept, if they are pruned one by one.
     elements: Option<Elements>,
     /// What fills embeddings up behind their last token.
     padding: gather::Padding,
+    /// The plan's fused stages.
+    stages: Vec<Stage<'a>>,
 }
 
 impl<'a> Engine<'a> {
@@ -80,9 +85,32 @@ impl<'a> Engine<'a> {
             .thread_name(|i| format!("compute-{i}"))
             .build()
             .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", plan.options.threads)))?;
-        let hashes = hash_inputs.then(|| plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect());
+        let pool = Arc::new(pool);
+        let hashes = hash_inputs.then(|| Arc::new(plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect()));
         let window = Window::new(plan.budget.window_bytes);
-        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding: gather::Padding::new() })
+        let (padding, stages) = (gather::Padding::new(), Vec::new());
+        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages })
+    }
+
+    /// The same files and threads for a stage that is fused into the plan.
+    pub fn of_stage(&self, plan: &'a Plan) -> Self {
+        Self {
+            plan,
+            files: self.files,
+            pool: self.pool.clone(),
+            window: Window::new(plan.budget.window_bytes),
+            progress: self.progress,
+            stop: self.stop,
+            hashes: self.hashes.clone(),
+            elements: None,
+            padding: gather::Padding::new(),
+            stages: Vec::new(),
+        }
+    }
+
+    /// The plan's fused stages, in order.
+    pub fn set_stages(&mut self, stages: Vec<Stage<'a>>) {
+        self.stages = stages;
     }
 
     /// Prunes elements from all that is read from now on.
@@ -99,9 +127,12 @@ impl<'a> Engine<'a> {
     pub fn finish_hashes(&mut self) -> Result<(Option<Vec<blake3::Hash>>, PassRun)> {
         let start = Instant::now();
         let counter = Counter::default();
+        // Fused stages hold the hashes too.
+        self.stages.clear();
         let Some(hashes) = self.hashes.take() else {
             return Ok((None, PassRun { name: "hash".into(), bytes_read: 0, seconds: 0.0 }));
         };
+        let hashes = Arc::into_inner(hashes).expect("no fused stage reads any more");
         let mut buffer = Vec::new();
         let piece_bytes = self.plan.budget.job_bytes as u64;
         for (file, hash) in hashes.iter().enumerate() {

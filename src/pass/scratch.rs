@@ -4,7 +4,8 @@ use super::adapter::Adapters;
 use super::decode::{Decoder, Wanted};
 use super::elements::Kept;
 use super::job::{Tile, Work, range};
-use super::{Engine, Source};
+use super::stage::Maker;
+use super::{Engine, Source, Stage};
 use crate::codec::Permutation;
 use crate::error::{Error, Result};
 use crate::kernel;
@@ -13,6 +14,7 @@ use crate::plan::Place;
 use crate::source::{Counter, Span};
 use crate::survey::{self, Form};
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// Buffers that are used again for each block.
 #[derive(Debug)]
@@ -67,11 +69,14 @@ struct Buffers {
     permuted_base: Vec<u8>,
     orders: Vec<Permutation>,
     decoder: Option<Decoder>,
+    /// One per fused stage.
+    makers: Vec<Maker>,
 }
 
 impl Reader {
-    /// For a plan of so many sources.
-    pub fn new(sources: usize) -> Self {
+    /// For the tiles of this engine's plan.
+    pub fn new(engine: &Engine<'_>) -> Self {
+        let sources = engine.plan.sources.len();
         let buffers = Buffers {
             sources: vec![Vec::new(); sources],
             raw: Vec::new(),
@@ -79,6 +84,7 @@ impl Reader {
             permuted_base: Vec::new(),
             orders: Vec::new(),
             decoder: None,
+            makers: engine.stages.iter().map(Stage::maker).collect(),
         };
         Self { buffers, adapters: Adapters::new(sources) }
     }
@@ -116,32 +122,41 @@ impl<'a> Spans<'a> {
         hash: &[bool],
     ) -> Result<Self> {
         let mut spans = Vec::with_capacity(work.sources.len());
-        let Buffers { sources: buffers, raw, .. } = buffers;
+        let Buffers { sources: buffers, raw, makers, .. } = buffers;
         for (&source, buffer) in work.sources.iter().zip(buffers) {
-            spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
+            let helpers = (&mut *raw, &mut **makers);
+            spans.push(Self::read_one(engine, (work, tile), source, buffer, helpers, counter, hash)?);
         }
         Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
 
-    /// The tile of a source that is no delta file. Gathered rows are not hashed: a file's bytes are hashed once each.
-    fn read_stored(
+    /// The tile of a source that is no delta file, and how many elements lie before it. Gathered rows are not hashed: a
+    /// file's bytes are hashed once each.
+    fn read_one(
         engine: &'a Engine<'a>,
         (work, tile): (&Work, &Tile),
         source: Source,
-        (buffer, raw): (&'a mut Vec<u8>, &mut Vec<u8>),
+        buffer: &'a mut Vec<u8>,
+        (raw, makers): (&mut Vec<u8>, &mut [Maker]),
         counter: &Counter,
         hash: &[bool],
-    ) -> Result<Span<'a>> {
-        if engine.plan.tensors[work.tensor].places[source].rows.is_some() {
+    ) -> Result<(Span<'a>, usize)> {
+        let place = &engine.plan.tensors[work.tensor].places[source];
+        if let Some(c) = place.computed {
+            let maker = &mut makers[c.stage];
+            let skip = engine.stages[c.stage].make((c.tensor, tile), maker, counter, hash[source], buffer)?;
+            return Ok((Span::Read(buffer), skip));
+        }
+        if place.rows.is_some() {
             engine.gather(tile.piece(work), source, raw, counter, buffer)?;
-            return Ok(Span::Read(buffer));
+            return Ok((Span::Read(buffer), 0));
         }
         let (file, offset, bytes) = range(engine.plan, work, tile, source);
         let span = engine.files.span(file, offset, bytes, buffer, counter)?;
         if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
             hashes[file].update(offset, &span);
         }
-        Ok(span)
+        Ok((span, 0))
     }
 
     /// The same where some sources are delta files: these are decoded from the base, in whole blocks around the tile.
@@ -155,7 +170,7 @@ impl<'a> Spans<'a> {
     ) -> Result<Self> {
         let plan = engine.plan;
         let t = &plan.tensors[work.tensor];
-        let Buffers { sources: buffers, raw, base, decoder, .. } = buffers;
+        let Buffers { sources: buffers, raw, base, decoder, makers, .. } = buffers;
         let decoder = decoder.get_or_insert_with(Decoder::new);
         let unit = CODED_BLOCK_ELEMENTS as u64;
         let end = tile.start + tile.elements as u64;
@@ -176,12 +191,13 @@ impl<'a> Spans<'a> {
                 if source == root {
                     continue;
                 }
-                spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
+                let helpers = (&mut *raw, &mut **makers);
+                spans.push(Self::read_one(engine, (work, tile), source, buffer, helpers, counter, hash)?);
                 continue;
             };
             let wanted =
                 Wanted { tensor: &t.name, coded, first_file: place.first_file, base: Some((root_dtype, &base)) };
-            let hashes = hashes(source).filter(|_| whole).map(Vec::as_slice);
+            let hashes = hashes(source).filter(|_| whole).map(|h| h.as_slice());
             decoder.decode(engine.files, wanted, cover.clone(), counter, hashes, buffer)?;
             spans.push((Span::Read(buffer), skip));
         }
@@ -230,7 +246,7 @@ impl<'a> Spans<'a> {
             let coded = place.coded.as_ref().expect("every expert is coded");
             let wanted =
                 Wanted { tensor: &t.name, coded, first_file: place.first_file, base: Some((dtype, permuted_base)) };
-            let hashes = hashes(source).map(Vec::as_slice);
+            let hashes = hashes(source).map(|h| h.as_slice());
             decoder.decode_permuted(engine.files, wanted, elements.clone(), orders, counter, hashes, buffer)?;
             spans.push((Span::Read(buffer), 0));
         }
@@ -255,6 +271,11 @@ impl<'a> Spans<'a> {
     /// Whether the spans are in another order than the tensor's elements.
     pub fn is_permuted(&self) -> bool {
         self.order.is_some()
+    }
+
+    /// What is read.
+    pub fn work(&self) -> &Work {
+        self.work
     }
 
     /// The bytes of a source that the work reads.
@@ -289,7 +310,7 @@ impl<'a> Spans<'a> {
         match kernel::first_non_finite(out) {
             None => Ok(()),
             Some(at) => Err(Error::NonFinite {
-                path: self.engine.files.path(self.file_at_fault(source, block.start + at)).to_owned(),
+                path: self.path_at_fault(source, block.start + at),
                 tensor: self.engine.plan.tensors[self.work.tensor].name.clone(),
                 index: self.tile.start + (block.start + at) as u64,
                 value: out[at],
@@ -298,12 +319,13 @@ impl<'a> Spans<'a> {
     }
 
     /// The file that an element which is not finite comes from.
-    fn file_at_fault(&self, source: Source, at: usize) -> usize {
+    fn path_at_fault(&self, source: Source, at: usize) -> PathBuf {
         let place = self.place(source);
-        let Some(adapter) = &place.adapter else { return place.file };
+        let Some(adapter) = &place.adapter else { return self.engine.path(place) };
         let (size, mut stored) = (place.dtype.bytes(), [0.0]);
         place.dtype.decode(&self.bytes(source)[at * size..(at + 1) * size], &mut stored);
-        if stored[0].is_finite() { adapter.a.file } else { place.file }
+        let file = if stored[0].is_finite() { adapter.a.file } else { place.file };
+        self.engine.files.path(file).to_owned()
     }
 
     /// Decodes one block of all experts in this form. The base is decoded first if the form or `with_base` needs it. An

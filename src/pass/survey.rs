@@ -45,7 +45,7 @@ impl Engine<'_> {
         let lock = || statistic.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let worker = |index: usize| {
             let mut scratch = Scratch::new(self.plan.expert_count());
-            let mut reader = Reader::new(self.plan.sources.len());
+            let mut reader = Reader::new(self);
             let (counter, checked) = (&counter, &checked);
             move |job: &Job| {
                 let mut sums = Vec::with_capacity(job.tiles.len());

@@ -31,7 +31,7 @@ pub fn align(
             let rows = vocabulary.map(|v| gathered(v, source, row, e, &models.inventories[cell.model]));
             let rows = rows.transpose()?.flatten();
             let dtype = if rows.is_some() { Dtype::F32 } else { e.dtype };
-            Ok(Place { file, dtype, offset: e.offset, coded, adapter, first_file, rows })
+            Ok(Place { file, dtype, offset: e.offset, coded, adapter, first_file, rows, computed: None })
         };
         let reference = row.cells[0].as_ref().expect("every source has every tensor");
         let t = entry(models, reference);
@@ -51,6 +51,7 @@ pub fn align(
             dtype: dtype.filter(|_| t.dtype.is_float()).unwrap_or(t.dtype),
             shard: 0,
             offset: 0,
+            masks: None,
         })
     };
     rows.iter().map(planned).collect()

@@ -1,9 +1,9 @@
 //! The output's weight files: which tensor goes where, and the headers, known before anything is written.
 
-use super::PlannedTensor;
+use super::{Masks, PlannedTensor};
 
 /// A weight file of the output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Shard {
     /// File name.
     pub name: String,
@@ -46,6 +46,25 @@ pub fn lay_out(tensors: &mut [PlannedTensor], shard_bytes: u64) -> Vec<Shard> {
     shards
 }
 
+/// The file of masks: of each tensor that is merged one of bytes, a row for each expert. Tells each tensor its place.
+pub fn lay_out_masks(tensors: &mut [PlannedTensor], experts: &[String]) -> Shard {
+    let names = serde_json::json!(experts).to_string();
+    let metadata = serde_json::json!({"format": "pt", "content": "TALL masks", "bit_order": "big", "experts": names});
+    let mut json = format!(r#"{{"__metadata__":{metadata}"#);
+    let mut tensor_bytes = 0;
+    for t in tensors.iter_mut().filter(|t| t.layer.is_some()) {
+        t.masks = Some(Masks { offset: tensor_bytes, experts: experts.len() });
+        let end = tensor_bytes + experts.len() as u64 * t.elements.div_ceil(8);
+        let shape = [experts.len() as u64, t.elements.div_ceil(8)];
+        let entry = serde_json::json!({"dtype": "U8", "shape": shape, "data_offsets": [tensor_bytes, end]});
+        json.push_str(&format!(",{}:{entry}", serde_json::json!(t.name)));
+        tensor_bytes = end;
+    }
+    let header = finish_header(json);
+    tensors.iter_mut().filter_map(|t| t.masks.as_mut()).for_each(|m| m.offset += header.len() as u64);
+    Shard { name: "masks".into(), header, tensor_bytes }
+}
+
 fn header<'a>(tensors: impl Iterator<Item = &'a PlannedTensor>) -> Vec<u8> {
     // Loaders of transformers ask for the format in the metadata.
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
@@ -57,6 +76,11 @@ fn header<'a>(tensors: impl Iterator<Item = &'a PlannedTensor>) -> Vec<u8> {
         });
         json.push_str(&format!(",{}:{entry}", serde_json::json!(t.name)));
     }
+    finish_header(json)
+}
+
+/// The bytes before the tensors; `json` lacks its end.
+fn finish_header(mut json: String) -> Vec<u8> {
     json.push('}');
     while !json.len().is_multiple_of(8) {
         json.push(' ');

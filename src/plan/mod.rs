@@ -7,6 +7,7 @@ mod align;
 mod assemble;
 mod budget;
 mod depth;
+mod fuse;
 mod layers;
 mod layout;
 mod models;
@@ -18,16 +19,16 @@ mod waves;
 
 pub use align::vocabulary_rows;
 pub use assemble::{Restack, Taken};
-pub use budget::{Budget, in_flight_bytes};
+pub use budget::{Budget, held_elements, in_flight_bytes, tile_unit};
+pub use fuse::{Fused, How, PlannedStage, fuse_stages};
 pub use layers::Layer;
 pub use layout::Shard;
 pub use models::{PlannedFile, PlannedModel, Source};
 pub use options::Options;
-pub use tensors::{Place, PlannedTensor, Rows};
+pub use tensors::{Computed, Masks, Place, PlannedTensor, Rows};
 pub use waves::Waves;
 
 use crate::error::{Error, Result};
-use crate::limits::{CODED_BLOCK_ELEMENTS, CODER_BYTES, LOSSY_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
@@ -41,7 +42,7 @@ use std::path::Path;
 const SEMANTICS: u32 = 1;
 
 /// One merge, ready to run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// What it was made from.
     pub recipe: Recipe,
@@ -72,12 +73,18 @@ pub struct Plan {
     pub vocabulary: Option<Vocabulary>,
     /// The output's weight files.
     pub shards: Vec<Shard>,
+    /// The file of masks, if it is written.
+    pub masks: Option<Shard>,
     /// Reads over the inputs for statistics of the method, at most.
     pub surveys: u64,
     /// What is surveyed and merged together.
     pub waves: Waves,
+    /// Bytes that the method's statistics and the vocabulary keep.
+    kept_bytes: usize,
     /// Memory and tiles.
     pub budget: Budget,
+    /// The stages whose results are made while they are read.
+    pub fused: Vec<Fused>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// blake3 over everything that decides the output's bytes.
@@ -134,6 +141,13 @@ impl Plan {
         let model = describe(&recipe, &options, &settings, (tensors.len(), elements), form);
         let method = (recipe.method.start)(&model).map_err(|problem| Error::recipe(recipe.method.name, problem))?;
         let surveys = method.surveys(&settings);
+        if options.masks && !method.has_masks() {
+            let problem =
+                format!("`{}` has no masks to write; --masks is for consensus_ta and tall_mask", recipe.method.name);
+            return Err(Error::recipe("merge_method", problem));
+        }
+        let experts = sources[usize::from(has_base)..].iter().map(|s| s.display_name(&models)).collect::<Vec<_>>();
+        let masks = options.masks.then(|| layout::lay_out_masks(&mut tensors, &experts));
         if surveys > 0 && method.tensor_bytes(1).is_none() && !recipe.has_same_tasks() {
             let problem = "these settings rank values over the whole model, but the slices list different models; list the \
                            same models in the same order in every slice";
@@ -143,38 +157,13 @@ impl Plan {
         let elements_pruned = recipe.lwptv.as_ref().is_some_and(|l| matches!(l.layer, LayerRule::Element));
         let ranking =
             if elements_pruned { Largest::resident_bytes(recipe.experts().len(), options.threads) } else { 0 };
-        let resident = (method.resident_bytes(options.threads) + waves.bytes).max(ranking)
+        let kept_bytes = (method.resident_bytes(options.threads) + waves.bytes).max(ranking)
             + vocabulary.as_ref().map_or(0, |v| vocabulary_bytes(v, &tensors));
         for t in &mut tensors {
             let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
             t.block_elements = budget::block_elements(unit, t.elements);
         }
-        let longest_block = tensors.iter().map(|t| t.block_elements).max().unwrap_or(1);
-        let lossy = sources.iter().any(|s| s.error_bound.is_some());
-        let decodes = tensors.iter().any(|t| t.is_coded(0..sources.len()));
-        let adapters = adapter::thread_bytes(&tensors);
-        let budget_of = |delta: bool| {
-            let block = |t: &PlannedTensor| {
-                let coded = t.is_coded(0..sources.len());
-                let unit = tile_unit(t.block_elements, t.elements, (coded, delta));
-                let tile = (unit as u64).min(t.elements.max(1));
-                let read = if coded { decoded_elements(tile, unit, t.elements) } else { tile };
-                let written = t.dtype.bytes() * if delta { 3 } else { 1 };
-                read as usize * t.element_bytes(0..sources.len()) + tile as usize * written
-            };
-            let smallest_job = tensors.iter().map(block).max().unwrap_or(1);
-            let coders =
-                CODER_BYTES * (usize::from(delta) + usize::from(decodes)) + if lossy { LOSSY_BYTES } else { 0 };
-            let resident = resident + options.threads * (coders + adapters);
-            Budget::new(&options, sources.len(), tensors.len(), (smallest_job, longest_block), resident)
-        };
-        let delta = options.delta && fits_base;
-        let budget = budget_of(delta).map_err(|error| match error {
-            Error::BudgetTooSmall { given, needed } if delta && budget_of(false).is_ok() => {
-                Error::DeltaBudgetTooSmall { given, needed }
-            }
-            error => error,
-        })?;
+        let budget = budget::settle(&options, &sources, &tensors, options.delta && fits_base, kept_bytes)?;
         let mut plan = Self {
             recipe,
             options,
@@ -190,9 +179,12 @@ impl Plan {
             fits_base,
             vocabulary,
             shards,
+            masks,
             surveys,
             waves,
+            kept_bytes,
             budget,
+            fused: Vec::new(),
             warnings: Vec::new(),
             id,
         };
@@ -234,6 +226,12 @@ impl Plan {
     /// Whether the output's delta file is written.
     pub fn writes_delta(&self) -> bool {
         self.options.delta && self.fits_base
+    }
+
+    /// Whether the base's values are read where layers are merged.
+    pub fn reads_base(&self) -> bool {
+        let coded = self.writes_delta() || self.has_coded();
+        self.has_base && (self.form() == Form::TaskVectors || self.recipe.lwptv.is_some() || coded)
     }
 
     /// The source whose order, side files and copied tensors the output takes.
@@ -286,6 +284,12 @@ impl Plan {
         names
     }
 
+    /// The models that are read, also by fused stages; those of the plan itself first.
+    pub fn all_models(&self) -> Vec<&PlannedModel> {
+        let inner = self.fused.iter().flat_map(|f| f.plan.all_models());
+        self.models.iter().chain(inner).collect()
+    }
+
     /// Elements of all float tensors that are merged.
     pub fn elements(&self) -> u64 {
         self.layers.iter().map(|l| l.elements).sum()
@@ -306,8 +310,8 @@ impl Plan {
         self.tensors.iter().any(|t| t.is_coded(0..self.sources.len()))
     }
 
-    /// Bytes that pass 1 reads; `None` if there is no pass 1.
-    pub fn survey_bytes(&self) -> Option<u64> {
+    /// The sources that pass 1 reads, and how often; `None` if there is no pass 1.
+    fn scored(&self) -> Option<(Range<usize>, u64)> {
         let lwptv = self.recipe.lwptv.as_ref()?;
         let sources = match lwptv.score {
             Score::Saliency => self.experts(),
@@ -315,7 +319,12 @@ impl Plan {
             Score::Random => return None,
         };
         // Elements are ranked by two digits.
-        let reads = if self.prunes_elements() { 2 } else { 1 };
+        Some((sources, if self.prunes_elements() { 2 } else { 1 }))
+    }
+
+    /// Bytes that pass 1 reads; `None` if there is no pass 1.
+    pub fn survey_bytes(&self) -> Option<u64> {
+        let (sources, reads) = self.scored()?;
         let floats = self.tensors.iter().filter(|t| t.layer.is_some());
         let bytes = |t: &PlannedTensor| {
             let base = !sources.contains(&0) && t.is_coded(sources.clone());
@@ -381,31 +390,6 @@ fn describe<'a>(
 ) -> Model<'a> {
     let (experts, seed, base_expert) = (recipe.experts().len(), options.seed, recipe.base_expert());
     Model { experts, elements, settings, seed, tensors, form, base_expert }
-}
-
-/// Elements that tiles are made of, of a tensor of so many, where the method sees blocks of `block`. Where delta blocks are
-/// written, both: each is coded by one thread, whole. Where they are only read, at least as many as a delta block has: what
-/// a tile shares with its neighbour is decoded twice.
-pub fn tile_unit(block: usize, elements: u64, (read, written): (bool, bool)) -> usize {
-    // No tile is longer than its tensor.
-    let whole = usize::try_from(elements).unwrap_or(usize::MAX / 2).max(1).next_multiple_of(block);
-    match (read, written) {
-        (_, true) => lcm(block, CODED_BLOCK_ELEMENTS).min(whole),
-        (true, false) => CODED_BLOCK_ELEMENTS.next_multiple_of(block).min(whole),
-        (false, false) => block,
-    }
-}
-
-/// Elements that are decoded for a tile of so many, made of such units, where delta blocks are read.
-pub fn decoded_elements(tile: u64, unit: usize, elements: u64) -> u64 {
-    let around = if unit.is_multiple_of(CODED_BLOCK_ELEMENTS) { 0 } else { 2 * CODED_BLOCK_ELEMENTS as u64 };
-    (tile + around).min(elements)
-}
-
-/// The least common multiple of a number and a power of two.
-fn lcm(number: usize, power: usize) -> usize {
-    let shared = number.trailing_zeros().min(power.trailing_zeros());
-    (number >> shared).saturating_mul(power)
 }
 
 /// Whether the output has rows that are not the base's in their order: no delta can then be made against it.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// One of the distinct models.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlannedModel {
     /// As the recipe names it.
     pub label: String,
@@ -21,6 +21,8 @@ pub struct PlannedModel {
     pub error_bound: Option<f64>,
     /// The names of the models that it is made from, where it is the result of a stage.
     pub made_from: Option<Vec<String>>,
+    /// Index into [`Plan::fused`](super::Plan::fused), where it is the result of a fused stage: it has no files then.
+    pub fused: Option<usize>,
 }
 
 impl PlannedModel {
@@ -53,7 +55,7 @@ fn part_name(label: &str, from_hub: bool) -> String {
 }
 
 /// One place in the merge: the base, or an expert.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     /// As the recipe names it; several models by commas.
     pub label: String,
@@ -63,8 +65,15 @@ pub struct Source {
     pub error_bound: Option<f64>,
 }
 
+impl Source {
+    /// The names of its models, which are some of `models`.
+    pub fn display_name(&self, models: &[PlannedModel]) -> String {
+        self.models.iter().map(|&m| models[m].display_name()).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// A weight file of a model.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFile {
     /// Its name in the model's folder.
     pub name: String,
@@ -101,7 +110,8 @@ pub(super) fn flatten(inventories: Vec<Inventory>) -> (Vec<PlannedModel>, Vec<Pl
     for Inventory { label, path, adapter, files: own, error_bound, .. } in inventories {
         let first = files.len();
         files.extend(own.into_iter().map(|f| PlannedFile { name: f.name, path: f.path, bytes: f.bytes }));
-        models.push(PlannedModel { label, path, files: first..files.len(), adapter, error_bound, made_from: None });
+        let files = first..files.len();
+        models.push(PlannedModel { label, path, files, adapter, error_bound, made_from: None, fused: None });
     }
     (models, files)
 }

@@ -18,10 +18,14 @@ pub struct Options {
     pub allow_non_finite: bool,
     /// Whether the delta from the base to the output is written too, if there is a base.
     pub delta: bool,
+    /// Whether the masks of the method are written to a file of their own.
+    pub masks: bool,
     /// Whether tokenizer files are copied to the output.
     pub copy_tokenizer: bool,
     /// Whether the output gets a model card.
     pub write_card: bool,
+    /// Whether stages are fused that can be; for tests. `None`: where it moves fewer bytes.
+    pub fuse: Option<bool>,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
     pub tile_elements: Option<usize>,
     /// Bytes that statistics of a wave keep, at most; for tests. `None`: from the budget.
@@ -37,8 +41,10 @@ impl Default for Options {
             seed: 0,
             allow_non_finite: false,
             delta: true,
+            masks: false,
             copy_tokenizer: true,
             write_card: true,
+            fuse: None,
             tile_elements: None,
             wave_bytes: None,
         }

@@ -1,6 +1,6 @@
 //! The plan as a person reads it.
 
-use super::Plan;
+use super::{Plan, Source};
 use crate::tensor::Bytes;
 use std::fmt;
 
@@ -23,14 +23,13 @@ impl fmt::Display for Plan {
         }
         for (i, s) in self.sources.iter().enumerate() {
             let role = if self.base() == Some(i) { "base" } else { "expert" };
-            let files: usize = s.models.iter().map(|&m| self.models[m].files.len()).sum();
             let adapted = self.tensors.iter().filter(|t| t.places[i].adapter.is_some()).count();
             writeln!(
                 f,
-                "{role:<9} {} ({}, {files} {}{})",
+                "{role:<9} {} ({}, {}{})",
                 s.label,
                 Bytes(self.source_bytes(i)),
-                if files == 1 { "file" } else { "files" },
+                self.show_files(s),
                 if adapted == 0 { String::new() } else { format!("; an adapter on {adapted} tensors") }
             )?;
         }
@@ -65,11 +64,14 @@ impl fmt::Display for Plan {
             Bytes(self.output_bytes()),
             if shards == 1 { "file" } else { "files" }
         )?;
+        if let Some(masks) = &self.masks {
+            writeln!(f, "masks     {}, a bit for each element and expert", Bytes(masks.file_bytes()))?;
+        }
         let b = &self.budget;
         writeln!(
             f,
             "memory    peak {} (jobs of {}, {} under way; budget {})",
-            Bytes(b.peak_bytes()),
+            Bytes(self.peak_bytes()),
             Bytes(b.job_bytes as u64),
             Bytes(b.window_bytes as u64),
             Bytes(self.options.memory_bytes)
@@ -82,6 +84,17 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    fn show_files(&self, source: &Source) -> String {
+        let fused = source.models.iter().filter(|&&m| self.models[m].fused.is_some()).count();
+        let files: usize = source.models.iter().map(|&m| self.models[m].files.len()).sum();
+        match (fused, files) {
+            (0, 1) => "1 file".to_owned(),
+            (0, _) => format!("{files} files"),
+            (_, 0) => "read by a fused stage".to_owned(),
+            _ => format!("{files} files and what a fused stage reads"),
+        }
+    }
+
     fn show_passes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let base = self.base().map_or(0, |b| self.source_bytes(b));
         let experts: u64 = self.experts().map(|s| self.source_bytes(s)).sum();

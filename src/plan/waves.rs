@@ -6,7 +6,7 @@ use crate::method::Method;
 use std::ops::Range;
 
 /// Runs of the plan's tensors, in order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Waves {
     /// The runs.
     pub runs: Vec<Range<usize>>,

@@ -45,6 +45,8 @@ pub struct Report {
 pub struct StageReport {
     /// Its name.
     pub name: String,
+    /// Whether its result was made as it was read: then it has no outputs.
+    pub fused: bool,
     /// What was done.
     pub report: Report,
 }
@@ -52,7 +54,7 @@ pub struct StageReport {
 /// A model that was read.
 #[derive(Debug, Serialize)]
 pub struct InputReport {
-    /// `base` or `expert`.
+    /// `base`, `expert`, `copied`, or `stage`: read by a fused stage.
     pub role: &'static str,
     /// Where it was found.
     pub path: String,

@@ -13,5 +13,7 @@ pub use chat_template::{NAME as CHAT_TEMPLATE, chat_template};
 pub use config::ConfigEdits;
 pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes};
 pub use shards::Shards;
-pub use side_files::{SideFile, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words};
+pub use side_files::{
+    SideFile, edited, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words,
+};
 pub use staging::{Existing, Locked, StagedFile, Staging, free_bytes, stream_whole, write_whole};

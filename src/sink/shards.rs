@@ -30,25 +30,19 @@ struct Syncer {
 impl Shards {
     /// Creates the files at their full lengths and writes their headers.
     pub fn create(folder: &Path, plan: &[Shard]) -> Result<Self> {
-        let mut files = Vec::with_capacity(plan.len());
-        for shard in plan {
-            let path = folder.join(&shard.name);
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)
-                .map_err(Error::io(&path, "create"))?;
-            reserve(&file, &path, shard.file_bytes())?;
-            file.write_all_at(&shard.header, 0).map_err(Error::io(&path, "write"))?;
-            files.push((path, file));
-        }
+        let files = plan.iter().map(|shard| create(&folder.join(&shard.name), shard)).collect::<Result<_>>()?;
         Ok(Self {
             files,
             can_copy: AtomicBool::new(shares_blocks(folder)),
             unsynced: AtomicU64::new(0),
             sync: Syncer::start(),
         })
+    }
+
+    /// Adds a file at `path`, behind all others.
+    pub fn add(&mut self, path: &Path, shard: &Shard) -> Result<()> {
+        self.files.push(create(path, shard)?);
+        Ok(())
     }
 
     /// Syncs every file.
@@ -71,6 +65,13 @@ impl Shards {
             self.unsynced.store(0, Ordering::Relaxed);
         }
     }
+}
+
+fn create(path: &Path, shard: &Shard) -> Result<(PathBuf, File)> {
+    let file = File::options().read(true).write(true).create_new(true).open(path).map_err(Error::io(path, "create"))?;
+    reserve(&file, path, shard.file_bytes())?;
+    file.write_all_at(&shard.header, 0).map_err(Error::io(path, "write"))?;
+    Ok((path.to_owned(), file))
 }
 
 /// Whether the folder's file system can copy without moving bytes: by sharing blocks, or on its server. Elsewhere (ext4,

@@ -112,17 +112,21 @@ fn is_index(name: &str) -> bool {
 }
 
 impl SideFile {
-    /// Its content in the output: the same bytes, but for what changes in `config.json`, and for a chat template that goes
-    /// into a file of its own.
-    pub fn content(&self, edits: &ConfigEdits<'_>, has_template: bool) -> Result<Vec<u8>> {
-        let bytes = std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))?;
-        let edited = match self.name.as_str() {
-            "config.json" => edits.apply(&bytes),
-            TOKENIZER_CONFIG if has_template => without_template(&bytes),
-            _ => None,
-        };
-        Ok(edited.unwrap_or(bytes))
+    /// Its bytes.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))
     }
+}
+
+/// A side file's content in the output: the same bytes, but for what changes in `config.json`, and for a chat template
+/// that goes into a file of its own.
+pub fn edited(name: &str, bytes: Vec<u8>, edits: &ConfigEdits<'_>, has_template: bool) -> Vec<u8> {
+    let edited = match name {
+        "config.json" => edits.apply(&bytes),
+        TOKENIZER_CONFIG if has_template => without_template(&bytes),
+        _ => None,
+    };
+    edited.unwrap_or(bytes)
 }
 
 /// The settings of a tokenizer without its chat template; `None` if there is none.

@@ -23,7 +23,7 @@ pub struct Member {
 }
 
 /// The output's tokens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Vocabulary {
     /// Rows of the output's embeddings.
     pub rows: u64,

@@ -107,6 +107,7 @@ pub fn merge(recipe: Recipe, folder: &Path, out: &Path, options: Options, io: Io
         io,
         links: Links::Inside,
         delta: None,
+        masks: None,
         hash_inputs: true,
         existing: Existing::Refuse,
         progress: &Silent,
