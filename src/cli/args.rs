@@ -87,6 +87,12 @@ pub struct MergeArgs {
     /// Replace OUT once the new output is whole.
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
+    #[arg(long)]
+    pub resume: bool,
+    /// Seconds between two notes of what is done, at least (for tests).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
+    pub journal_every: f64,
     /// Copy no tokenizer files, unless the recipe settles the tokens.
     #[arg(long)]
     pub no_copy_tokenizer: bool,
@@ -314,6 +320,12 @@ pub struct ApplyArgs {
     /// Replace OUT once the new output is whole.
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
+    #[arg(long)]
+    pub resume: bool,
+    /// Seconds between two notes of what is done, at least (for tests).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
+    pub journal_every: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -354,6 +366,10 @@ pub enum StoreCommand {
         /// What to call it [default: the file's name without .tvd].
         #[arg(long)]
         name: Option<String>,
+        /// Go on where an interrupted run has stopped: payloads that are there are hashed again. A delta that is in the
+        /// store by this name is left as it is.
+        #[arg(long)]
+        resume: bool,
     },
     /// List what is there.
     List {

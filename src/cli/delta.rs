@@ -1,12 +1,12 @@
 //! `taskvec diff`, `taskvec apply` and `taskvec verify`.
 
 use super::args::{ApplyArgs, Common, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
-use super::merge::{io, threads};
+use super::merge::{io, journal_every, threads, unfinished};
 use super::{Outcome, print, progress};
 use taskvec::Result;
 use taskvec::job::{self, ApplyRun, DiffRun, Verify};
 use taskvec::pass::{Progress, Stop};
-use taskvec::sink::Existing;
+use taskvec::sink::{Existing, Unfinished};
 use taskvec::source::{Links, is_delta};
 use taskvec::tensor::Bytes;
 
@@ -53,7 +53,11 @@ pub fn apply(args: &ApplyArgs, common: &Common, stop: &Stop) -> Outcome {
         VerifyKind::Fast => Verify::Fast,
         VerifyKind::Full => Verify::Full,
     };
-    let run = apply_run(&args.files, verify, existing(args.overwrite), progress.as_ref(), stop)?;
+    let run = ApplyRun {
+        unfinished: unfinished(args.resume),
+        journal: Some(journal_every(args.journal_every)?),
+        ..apply_run(&args.files, verify, existing(args.overwrite), progress.as_ref(), stop)?
+    };
     let made = job::apply(&args.base, &args.delta, &args.output, &run)?;
     if !common.quiet {
         print::note(format_args!(
@@ -94,7 +98,8 @@ fn apply_run<'a>(
     stop: &'a Stop,
 ) -> Result<ApplyRun<'a>> {
     let threads = threads(files.num_threads)?;
-    Ok(ApplyRun { verify, threads, io: io(files.io), links: links(files), existing, progress, stop })
+    let (io, links, unfinished) = (io(files.io), links(files), Unfinished::Discard);
+    Ok(ApplyRun { verify, threads, io, links, existing, unfinished, journal: None, progress, stop })
 }
 
 fn existing(overwrite: bool) -> Existing {

@@ -7,7 +7,7 @@ use taskvec::demo::{self, Row};
 use taskvec::job::Run;
 use taskvec::pass::{Silent, Stop};
 use taskvec::report::Table;
-use taskvec::sink::Existing;
+use taskvec::sink::{Existing, Unfinished};
 use taskvec::source::{Io, Links};
 use taskvec::{Error, Result};
 
@@ -31,6 +31,8 @@ fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome 
         delta: None,
         hash_inputs: true,
         existing: Existing::Refuse,
+        unfinished: Unfinished::Discard,
+        journal: None,
         progress: &Silent,
         stop,
     };

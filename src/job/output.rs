@@ -16,6 +16,7 @@ use crate::sink::{
 };
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -34,6 +35,7 @@ pub struct Made<'a> {
     pub merge_error_bound: Option<f64>,
     pub stages: Vec<StageReport>,
     pub start: Instant,
+    pub resume_id: String,
 }
 
 /// Bytes needed on disk.
@@ -173,7 +175,7 @@ impl Made<'_> {
             version: env!("CARGO_PKG_VERSION"),
             plan_id: plan.id.clone(),
             recipe_blake3: blake3::hash(plan.recipe.text.as_bytes()).to_hex().to_string(),
-            inputs: self.inputs(),
+            inputs: inputs(plan, self.input_hashes.as_deref()).into_iter().map(|(report, _)| report).collect(),
             settings,
             layers: self.scoring.layers(plan),
             thresholds: self.scoring.thresholds.iter().map(|t| t.value()).collect(),
@@ -189,29 +191,9 @@ impl Made<'_> {
                 seconds: self.start.elapsed().as_secs_f64(),
                 threads: options.threads,
                 memory_bytes: options.memory_bytes,
+                resume_id: self.resume_id,
             },
         }
-    }
-
-    fn inputs(&self) -> Vec<InputReport> {
-        let plan = self.plan;
-        let hash = |i: usize| self.input_hashes.as_ref().map(|h| h[i].to_hex().to_string());
-        let file = |i: usize| {
-            let f = &plan.files[i];
-            InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }
-        };
-        let input = |role: &'static str, model: usize| {
-            let m = &plan.models[model];
-            let files = m.files.clone().map(file).collect();
-            let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
-            let adapter = m.adapter.as_ref().map(|a| a.display().to_string());
-            InputReport { role, path, adapter, files, error_bound: m.error_bound }
-        };
-        let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
-        let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));
-        let used = |m: &usize| plan.sources.iter().any(|s| s.models.contains(m));
-        let copied = (0..plan.models.len()).filter(|m| !used(m)).map(|m| ("copied", m));
-        merged.chain(copied).map(|(role, m)| input(role, m)).collect()
     }
 
     fn tensors(&self) -> Vec<TensorReport> {
@@ -231,6 +213,27 @@ impl Made<'_> {
         };
         self.plan.tensors.iter().enumerate().map(tensor).collect()
     }
+}
+
+/// The inputs as the report has them, each with its files' places in the plan.
+pub fn inputs(plan: &Plan, hashes: Option<&[blake3::Hash]>) -> Vec<(InputReport, Range<usize>)> {
+    let hash = |i: usize| hashes.map(|h| h[i].to_hex().to_string());
+    let file = |i: usize| {
+        let f = &plan.files[i];
+        InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }
+    };
+    let input = |role: &'static str, model: usize| {
+        let m = &plan.models[model];
+        let files = m.files.clone().map(file).collect();
+        let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
+        let adapter = m.adapter.as_ref().map(|a| a.display().to_string());
+        (InputReport { role, path, adapter, files, error_bound: m.error_bound }, m.files.clone())
+    };
+    let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
+    let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));
+    let used = |m: &usize| plan.sources.iter().any(|s| s.models.contains(m));
+    let copied = (0..plan.models.len()).filter(|m| !used(m)).map(|m| ("copied", m));
+    merged.chain(copied).map(|(role, m)| input(role, m)).collect()
 }
 
 impl Scoring {

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Options, Plan};
 use crate::recipe::Stages;
 use crate::report::{Report, StageReport};
-use crate::sink::{Existing, Locked, Staging, free_bytes};
+use crate::sink::{Existing, Locked, Staging, Unfinished, free_bytes};
 use crate::source::Links;
 use crate::tensor::{Bytes, Inventory};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,11 @@ impl StagedPlan {
         Ok(Bytes(before + output::disk_bytes(&self.last, links)?.0))
     }
 
+    /// Whether `out` holds what a merge of one stage would make; see [`super::is_done`]. Never where there are several.
+    pub fn is_done(&self, out: &Path, run: &Run<'_>) -> Result<bool> {
+        if self.before.is_empty() { super::is_done(&self.last, out, run) } else { Ok(false) }
+    }
+
     /// Runs all stages. `out` appears when it is complete, or not at all; results of stages before the last are removed.
     pub fn merge(&self, out: &Path, run: &Run<'_>) -> Result<Report> {
         if self.before.is_empty() {
@@ -69,16 +74,18 @@ impl StagedPlan {
             return Err(Error::NoSpace { path: out.to_owned(), needed, free });
         }
         Staging::check(out, run.existing)?;
+        // Results of stages are made anew, so what was made from them cannot be gone on with.
+        let run = Run { unfinished: Unfinished::Discard, journal: None, ..*run };
         let results = Results::begin(out)?;
         let mut reports = Vec::new();
         for (name, plan) in &self.before {
             tracing::info!("stage {name}");
-            let run = Run { delta: None, existing: Existing::Refuse, ..*run };
+            let run = Run { delta: None, existing: Existing::Refuse, ..run };
             let report =
                 merge_with(plan, &results.folder.join(name), &run, Vec::new()).map_err(|e| in_stage(name, e))?;
             reports.push(StageReport { name: name.clone(), report });
         }
-        merge_with(&self.last, out, run, reports)
+        merge_with(&self.last, out, &run, reports)
     }
 }
 

@@ -20,13 +20,13 @@ pub use decode::{Decoder, Wanted};
 pub use elements::Elements;
 pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
-pub use merge::{Action, Copied, DeltaTarget, Merge, Outcome, Reason, Target, TensorHashes};
+pub use merge::{Action, Copied, Follower, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
 pub use stream::{Extent, Run, Stream};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::source::{Counter, Files, PieceHash};
+use crate::source::{Counter, Files, HashState, PieceHash};
 use serde::Serialize;
 use std::time::Instant;
 use window::Window;
@@ -88,6 +88,17 @@ impl<'a> Engine<'a> {
     /// Prunes elements from all that is read from now on.
     pub fn set_elements(&mut self, elements: Option<Elements>) {
         self.elements = elements;
+    }
+
+    /// The hashes of the inputs so far, by file, if they are hashed.
+    pub fn hashes(&self) -> Option<&[PieceHash]> {
+        self.hashes.as_deref()
+    }
+
+    /// Takes over what an earlier run knows of the hash of an input; `false` if that cannot be.
+    pub fn restore_hash(&mut self, file: usize, state: &HashState) -> bool {
+        let Some(slot) = self.hashes.as_mut().and_then(|h| h.get_mut(file)) else { return false };
+        PieceHash::restore(self.plan.files[file].bytes, state).map(|hash| *slot = hash).is_some()
     }
 
     /// The inputs.

@@ -149,4 +149,6 @@ pub struct RunReport {
     pub threads: usize,
     /// The budget.
     pub memory_bytes: u64,
+    /// blake3 of what this very run was made of: the plan, and the identities of the input files on this machine.
+    pub resume_id: String,
 }
