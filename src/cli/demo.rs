@@ -32,6 +32,7 @@ fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome 
         hash_inputs: true,
         existing: Existing::Refuse,
         unfinished: Unfinished::Discard,
+        read_back: false,
         journal: None,
         progress: &Silent,
         stop,

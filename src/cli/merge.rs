@@ -45,6 +45,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         delta: args.delta.as_deref(),
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
         unfinished: unfinished(args.resume),
+        read_back: args.paranoid,
         journal: Some(journal_every(args.journal_every)?),
         progress: progress.as_ref(),
         stop,

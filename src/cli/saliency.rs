@@ -21,6 +21,7 @@ pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
         hash_inputs: false,
         existing: Existing::Refuse,
         unfinished: Unfinished::Discard,
+        read_back: false,
         journal: None,
         progress: progress.as_ref(),
         stop,

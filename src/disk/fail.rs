@@ -1,8 +1,9 @@
 //! Faults for tests: the N-th call fails, is cut short, or ends the process; every call can be recorded.
 //!
-//! Set by [`set`], or for a whole process by `TASKVEC_FAILPOINT=KIND:N` (`kill`, `eio`, `enospc`, `eintr`, `short`; with `+`
+//! Set by [`set`], or for a whole process by `TASKVEC_FAILPOINT=KIND:N` (`kill`, `stop`, `eio`, `enospc`, `eintr`, `short`; with `+`
 //! behind N from that call on). `TASKVEC_FAILPOINT=count:PATH` writes the number of calls so far to PATH.
 
+use rustix::process::{Signal, getpid, kill_process};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,8 @@ pub enum Event {
 pub enum Fault {
     /// The process ends at once.
     Kill,
+    /// The process stops until it is told to continue.
+    Stop,
     /// The call fails with this error number.
     Error(i32),
     /// A write takes half of its bytes; other calls go well.
@@ -81,6 +84,7 @@ impl State {
         }
         let fault = match kind {
             "kill" => Fault::Kill,
+            "stop" => Fault::Stop,
             "short" => Fault::Short,
             name => Fault::Error(errno(name)),
         };
@@ -143,13 +147,21 @@ fn pass() -> Result<bool> {
     let Some(plan) = state.plan.filter(|p| now == p.at || p.forever && now > p.at) else { return Ok(false) };
     match plan.fault {
         Fault::Kill => {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            signal(Signal::KILL);
             // The signal ends the process before it returns to user code; should it not, nothing goes on.
             Err(ErrorKind::Other.into())
+        }
+        Fault::Stop => {
+            signal(Signal::STOP);
+            Ok(false)
         }
         Fault::Error(number) => Err(Error::from_raw_os_error(number)),
         Fault::Short => Ok(true),
     }
+}
+
+fn signal(signal: Signal) {
+    let _ = kill_process(getpid(), signal);
 }
 
 /// Stands behind each call that went well.

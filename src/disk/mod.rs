@@ -11,7 +11,7 @@ use real as fail;
 
 use crate::error::{Error, Result};
 use fail::Call;
-use rustix::fs::{CWD, FallocateFlags, RenameFlags, copy_file_range, fallocate, renameat_with};
+use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags, copy_file_range, fadvise, fallocate, renameat_with};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
@@ -195,6 +195,12 @@ pub fn remove_folder(path: &Path) -> Result<()> {
         if folder { remove_folder(&entry.path())? } else { remove_file(&entry.path())? }
     }
     absent_is_fine(call(Call::RemoveFolder, path, "remove", || fs::remove_dir(path)))
+}
+
+/// Makes the kernel forget what it holds of a file that is on the disk, so that the next read comes from there.
+pub fn forget_cached(path: &Path) -> Result<()> {
+    let file = fs::File::open(path).map_err(Error::io(path, "open"))?;
+    fadvise(&file, 0, None, Advice::DontNeed).map_err(|e| Error::io(path, "read back")(e.into()))
 }
 
 fn absent_is_fine(removed: Result<()>) -> Result<()> {

@@ -4,6 +4,7 @@ use super::diff::hex;
 use super::resume_apply::{Record, is_restored};
 use super::sides::{Reader, Side};
 use crate::container::{Kept, RestoredFile};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::pass::{Extent, Progress, Run, Stop, Stream, Target};
 use crate::plan::Shard;
@@ -40,6 +41,8 @@ pub struct ApplyRun<'a> {
     pub existing: Existing,
     /// What happens to what an interrupted run has left.
     pub unfinished: Unfinished,
+    /// Whether the output is read back from the disk and hashed before it gets its name.
+    pub read_back: bool,
     /// How often what is done is noted, so that a later run can go on if this one is interrupted; `None`: never.
     pub journal: Option<Duration>,
     /// Hears how it goes.
@@ -224,6 +227,9 @@ impl Opened {
         }
         shards.finish()?;
         restored.side_files.iter().try_for_each(|(name, content)| staging.write(name, content))?;
+        if run.read_back {
+            restored.read_back(staging.folder(), self.leaf())?;
+        }
         files.check_unchanged()?;
         run.stop.check()?;
         let tensors = &self.side.inventory.tensors[first..];
@@ -295,6 +301,21 @@ pub struct Restored {
 }
 
 impl Restored {
+    /// Reads back from the disk what was written.
+    fn read_back(&self, folder: &Path, delta: &DeltaFile) -> Result<()> {
+        self.shards.iter().try_for_each(|shard| disk::forget_cached(&folder.join(&shard.name)))?;
+        if is_restored(folder, self, delta)? {
+            return Ok(());
+        }
+        Err(Error::HashDiffers {
+            path: folder.to_owned(),
+            what: "the disk gives back other bytes than were written".into(),
+            expected: delta.metadata.result_root.clone(),
+            got: "another".into(),
+            hint: "Nothing was published. Check disk and memory.",
+        })
+    }
+
     fn report(&self, bytes_read: u64, bytes_written: u64, start: Instant) -> ApplyReport {
         ApplyReport {
             tensors: self.places.len(),

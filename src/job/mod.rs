@@ -1,6 +1,7 @@
 //! One merge from recipe to published output: joins every room.
 
 mod apply;
+mod deep;
 mod delta;
 mod diff;
 mod done;
@@ -17,6 +18,7 @@ mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
+pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
 pub use scoring::Scoring;
@@ -53,6 +55,8 @@ pub struct Run<'a> {
     pub existing: Existing,
     /// What happens to what an interrupted run has left.
     pub unfinished: Unfinished,
+    /// Whether the output is read back from the disk and hashed before it gets its name.
+    pub read_back: bool,
     /// How often what is done is noted, so that a later run can go on if this one is interrupted; `None`: never.
     pub journal: Option<Duration>,
     /// Hears how it goes.
@@ -283,7 +287,11 @@ fn fill(
         start,
         resume_id: resume::id(&first),
     };
-    made.write(staging)
+    let report = made.write(staging)?;
+    if run.read_back {
+        verify::read_back(staging.folder(), &report.outputs)?;
+    }
+    Ok(report)
 }
 
 /// What is written to during the merge.
@@ -383,7 +391,7 @@ fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
                 (Copied::No, reason, base.into_iter().chain(plan.experts().filter(takes)).collect())
             }
         };
-        works.push(Work { tensor, sources });
+        works.push(Work { tensor, sources, only: None });
         actions.push(Action { copied, reason });
     }
     (works, actions)

@@ -31,6 +31,18 @@ pub struct Scoring {
 }
 
 impl Scoring {
+    /// Scores that are on record, and the mask that they give.
+    pub(super) fn known(plan: &Plan, scores: Vec<Vec<f64>>, mask: Mask) -> Self {
+        Self {
+            scores,
+            thresholds: mask.thresholds.clone(),
+            mask: Some(mask),
+            runs: Vec::new(),
+            hashed: vec![false; plan.sources.len()],
+            elements: None,
+        }
+    }
+
     /// Gathers what `past` does not know, and notes it in `record`.
     pub(super) fn gather(plan: &Plan, engine: &Engine<'_>, past: &Past, record: Option<&mut Record>) -> Result<Self> {
         let mut found = Self {
@@ -143,5 +155,5 @@ impl Scoring {
 fn works(plan: &Plan, score: Score) -> Vec<Work> {
     let sources = if score == Score::Saliency { plan.experts() } else { 0..plan.sources.len() };
     let floats = (0..plan.tensors.len()).filter(|&t| plan.tensors[t].layer.is_some());
-    floats.map(|tensor| Work { tensor, sources: sources.clone().collect() }).collect()
+    floats.map(|tensor| Work { tensor, sources: sources.clone().collect(), only: None }).collect()
 }

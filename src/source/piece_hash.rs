@@ -73,10 +73,13 @@ impl PieceHash {
     /// Takes the bytes at `offset`. What was given before is not looked at again: a file may be read for several tensors.
     pub fn update(&self, offset: u64, piece: &[u8]) {
         assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
-        let fresh = self.lock().claim(offset, offset + piece.len() as u64);
+        let fresh = self.lock().gaps(offset, offset + piece.len() as u64);
         for range in fresh {
             let bytes = &piece[(range.start - offset) as usize..(range.end - offset) as usize];
-            self.insert(self.hash_piece(range.start, bytes));
+            if !self.insert(self.hash_piece(range.start, bytes)) {
+                // Another thread gave a part of it meanwhile.
+                self.update(range.start, bytes);
+            }
         }
     }
 
@@ -91,9 +94,7 @@ impl PieceHash {
     /// Takes what [`PieceHash::hash`] made of bytes that were not given since.
     pub fn give(&self, hashed: Vec<Hashed>) {
         for piece in hashed {
-            let fresh = self.lock().claim(piece.start, piece.end);
-            assert!(fresh == [piece.start..piece.end] || piece.start == piece.end, "given twice");
-            self.insert(piece);
+            assert!(self.insert(piece), "given twice");
         }
     }
 
@@ -109,14 +110,20 @@ impl PieceHash {
         Hashed { start: offset, end, subtrees, parts }
     }
 
-    fn insert(&self, hashed: Hashed) {
+    /// Adds a piece, in one step, so that what is covered is always what is known. `false` if a part of it is there already.
+    fn insert(&self, hashed: Hashed) -> bool {
         let mut state = self.lock();
+        if state.gaps(hashed.start, hashed.end) != [hashed.start..hashed.end] {
+            return false;
+        }
+        state.cover(hashed.start, hashed.end);
         for (chunk, level, value) in hashed.subtrees {
             state.insert(self.chunks(), chunk, level, value);
         }
         for (offset, part) in hashed.parts {
             self.keep_partial(&mut state, offset, &part);
         }
+        true
     }
 
     /// All that is known so far.
@@ -226,13 +233,6 @@ impl PieceHash {
 }
 
 impl State {
-    /// The parts of a range that are not covered, which then are.
-    fn claim(&mut self, start: u64, end: u64) -> Vec<Range<u64>> {
-        let fresh = self.gaps(start, end);
-        fresh.iter().for_each(|range| self.cover(range.start, range.end));
-        fresh
-    }
-
     /// The parts of a range that are not covered, in order.
     fn gaps(&self, start: u64, end: u64) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();

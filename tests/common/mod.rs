@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod bench;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -110,6 +112,7 @@ pub fn merge(recipe: Recipe, folder: &Path, out: &Path, options: Options, io: Io
         hash_inputs: true,
         existing: Existing::Refuse,
         unfinished: Unfinished::Discard,
+        read_back: false,
         journal: None,
         progress: &Silent,
         stop: &stop,
@@ -136,6 +139,7 @@ pub fn apply_run() -> ApplyRun<'static> {
         links,
         existing,
         unfinished,
+        read_back: false,
         journal: None,
         progress: &Silent,
         stop: &NEVER,
