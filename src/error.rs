@@ -97,6 +97,10 @@ pub enum Error {
     /// The user stopped the run.
     #[error("stopped by signal {signal}; nothing was published")]
     Interrupted { signal: i32 },
+
+    /// A run that ended early and has kept what is done.
+    #[error("{problem}. What is done is kept in {}: run again with --resume to go on", path.display())]
+    Unfinished { path: PathBuf, problem: Box<Error> },
 }
 
 impl Error {
@@ -120,7 +124,13 @@ impl Error {
             Self::Locked { .. } => 75,
             Self::HashDiffers { .. } => 76,
             Self::Interrupted { signal } => 128 + *signal as u8,
+            Self::Unfinished { problem, .. } => problem.exit_code(),
         }
+    }
+
+    /// Whether the same run can go on later: it was stopped, or the disk or the system failed, not the input.
+    pub fn can_resume(&self) -> bool {
+        matches!(self, Self::Interrupted { .. } | Self::Io { .. } | Self::NoSpace { .. })
     }
 
     /// Wraps an operating-system error with the path and the action that failed.

@@ -9,6 +9,8 @@ pub mod tensor;
 
 pub mod error;
 
+pub mod disk;
+
 pub mod codec;
 
 pub mod container;

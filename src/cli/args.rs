@@ -90,6 +90,15 @@ pub struct MergeArgs {
     /// Replace OUT once the new output is whole.
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
+    #[arg(long)]
+    pub resume: bool,
+    /// Read the output back from the disk and compare hashes before it gets its name.
+    #[arg(long)]
+    pub paranoid: bool,
+    /// Seconds between two notes of what is done, at least (for tests).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
+    pub journal_every: f64,
     /// Copy no tokenizer files, unless the recipe settles the tokens.
     #[arg(long)]
     pub no_copy_tokenizer: bool,
@@ -304,6 +313,7 @@ fn coding(name: &str) -> Result<Coding, String> {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct ApplyArgs {
     /// The base that the delta was made from.
     pub base: String,
@@ -320,6 +330,15 @@ pub struct ApplyArgs {
     /// Replace OUT once the new output is whole.
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
+    #[arg(long)]
+    pub resume: bool,
+    /// Read the output back from the disk and compare hashes before it gets its name.
+    #[arg(long)]
+    pub paranoid: bool,
+    /// Seconds between two notes of what is done, at least (for tests).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
+    pub journal_every: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -339,6 +358,18 @@ pub struct VerifyArgs {
     /// The base of the delta file: also restore every tensor and compare its hash.
     #[arg(long, value_name = "BASE")]
     pub against: Option<String>,
+    /// Also make a share of a merged model again from its inputs, and compare the bytes.
+    #[arg(long, conflicts_with = "against")]
+    pub deep: bool,
+    /// The share of its elements, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, requires = "deep")]
+    pub share: f64,
+    /// Which elements: another number, others.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "deep")]
+    pub seed: u64,
+    /// The folder that relative paths of the recipe start from [default: as in the report].
+    #[arg(long, value_name = "DIR", requires = "deep")]
+    pub recipe_folder: Option<PathBuf>,
     #[command(flatten)]
     pub files: FileArgs,
 }
@@ -360,6 +391,10 @@ pub enum StoreCommand {
         /// What to call it [default: the file's name without .tvd].
         #[arg(long)]
         name: Option<String>,
+        /// Go on where an interrupted run has stopped: payloads that are there are hashed again. A delta that is in the
+        /// store by this name is left as it is.
+        #[arg(long)]
+        resume: bool,
     },
     /// List what is there.
     List {

@@ -1,14 +1,15 @@
 //! `taskvec diff`, `taskvec apply` and `taskvec verify`.
 
 use super::args::{ApplyArgs, Common, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
-use super::merge::{io, threads};
+use super::merge::{io, journal_every, threads, unfinished};
 use super::{Outcome, print, progress};
-use taskvec::Result;
-use taskvec::job::{self, ApplyRun, DiffRun, Verify};
+use taskvec::job::{self, ApplyRun, DeepRun, DiffRun, Verify};
+use taskvec::limits::MEMORY_DEFAULT_BYTES;
 use taskvec::pass::{Progress, Stop};
-use taskvec::sink::Existing;
+use taskvec::sink::{Existing, Unfinished};
 use taskvec::source::{Links, is_delta};
 use taskvec::tensor::Bytes;
+use taskvec::{Error, Result};
 
 pub fn diff(args: &DiffArgs, common: &Common, stop: &Stop) -> Outcome {
     let progress = progress::choose(common);
@@ -53,7 +54,12 @@ pub fn apply(args: &ApplyArgs, common: &Common, stop: &Stop) -> Outcome {
         VerifyKind::Fast => Verify::Fast,
         VerifyKind::Full => Verify::Full,
     };
-    let run = apply_run(&args.files, verify, existing(args.overwrite), progress.as_ref(), stop)?;
+    let run = ApplyRun {
+        unfinished: unfinished(args.resume),
+        read_back: args.paranoid,
+        journal: Some(journal_every(args.journal_every)?),
+        ..apply_run(&args.files, verify, existing(args.overwrite), progress.as_ref(), stop)?
+    };
     let made = job::apply(&args.base, &args.delta, &args.output, &run)?;
     if !common.quiet {
         print::note(format_args!(
@@ -72,6 +78,10 @@ pub fn apply(args: &ApplyArgs, common: &Common, stop: &Stop) -> Outcome {
 pub fn verify(args: &VerifyArgs, common: &Common, stop: &Stop) -> Outcome {
     let progress = progress::choose(common);
     let run = apply_run(&args.files, Verify::Full, Existing::Refuse, progress.as_ref(), stop)?;
+    if args.deep && is_delta(&args.path) {
+        let problem = "--deep is for merged models; a delta file is made again with --against BASE";
+        return Err(Error::Usage(format!("{}: {problem}", args.path.display())));
+    }
     let (things, made) = if is_delta(&args.path) {
         ("tensors", job::check_delta(&args.path, args.against.as_deref(), &run)?)
     } else {
@@ -83,6 +93,33 @@ pub fn verify(args: &VerifyArgs, common: &Common, stop: &Stop) -> Outcome {
         args.path.display(),
         Bytes(made.bytes_read),
         made.seconds
+    ))?;
+    if args.deep { verify_deep(args, &run) } else { Ok(()) }
+}
+
+fn verify_deep(args: &VerifyArgs, run: &ApplyRun<'_>) -> Outcome {
+    if !(0.0..=1.0).contains(&args.share) {
+        return Err(Error::Usage(format!("--share {}: expected 0 to 1", args.share)));
+    }
+    let deep = DeepRun {
+        share: args.share,
+        seed: args.seed,
+        folder: args.recipe_folder.as_deref(),
+        threads: run.threads,
+        memory_bytes: MEMORY_DEFAULT_BYTES,
+        io: run.io,
+        links: run.links,
+        progress: run.progress,
+        stop: run.stop,
+    };
+    let made = job::check_deep(&args.path, &deep)?;
+    print::out(format_args!(
+        "{}: {} tiles made again, {} of {} compared, all equal; read {} of the inputs",
+        args.path.display(),
+        made.tiles,
+        Bytes(made.bytes),
+        Bytes(made.of_bytes),
+        Bytes(made.bytes_read)
     ))
 }
 
@@ -94,7 +131,8 @@ fn apply_run<'a>(
     stop: &'a Stop,
 ) -> Result<ApplyRun<'a>> {
     let threads = threads(files.num_threads)?;
-    Ok(ApplyRun { verify, threads, io: io(files.io), links: links(files), existing, progress, stop })
+    let (io, links, unfinished) = (io(files.io), links(files), Unfinished::Discard);
+    Ok(ApplyRun { verify, threads, io, links, existing, unfinished, read_back: false, journal: None, progress, stop })
 }
 
 fn existing(overwrite: bool) -> Existing {

@@ -7,7 +7,7 @@ use taskvec::demo::{self, Row};
 use taskvec::job::Run;
 use taskvec::pass::{Silent, Stop};
 use taskvec::report::Table;
-use taskvec::sink::Existing;
+use taskvec::sink::{Existing, Unfinished};
 use taskvec::source::{Io, Links};
 use taskvec::{Error, Result};
 
@@ -32,6 +32,9 @@ fn run(args: &DemoArgs, common: &Common, stop: &Stop, folder: &Path) -> Outcome 
         masks: None,
         hash_inputs: true,
         existing: Existing::Refuse,
+        unfinished: Unfinished::Discard,
+        read_back: false,
+        journal: None,
         progress: &Silent,
         stop,
     };

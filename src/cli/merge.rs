@@ -3,6 +3,7 @@
 use super::args::{Common, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
 use super::{Outcome, print, progress};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use taskvec::job::StagedPlan;
 use taskvec::limits::RECIPE_MAX_BYTES;
 use taskvec::mask::Eta;
@@ -10,7 +11,7 @@ use taskvec::pass::Stop;
 use taskvec::plan::{Options, Plan, PlannedStage};
 use taskvec::recipe::{Flags, Recipe, Stages};
 use taskvec::report::{Report, TensorAction};
-use taskvec::sink::{Existing, free_bytes};
+use taskvec::sink::{Existing, Unfinished, free_bytes};
 use taskvec::source::{Io, Links};
 use taskvec::tensor::{Bytes, parse_size};
 use taskvec::{Error, Result, job};
@@ -45,9 +46,18 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         delta: args.delta.as_deref(),
         masks: args.masks.as_deref(),
         existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
+        unfinished: unfinished(args.resume),
+        read_back: args.paranoid,
+        journal: Some(journal_every(args.journal_every)?),
         progress: progress.as_ref(),
         stop,
     };
+    if args.resume && plan.is_done(out, &run)? {
+        if !common.quiet {
+            print::note(format_args!("{}: whole already, from this recipe and these inputs", out.display()));
+        }
+        return Ok(());
+    }
     let report = plan.merge(out, &run)?;
     if !common.quiet {
         summarise(&report, out);
@@ -194,6 +204,16 @@ pub fn threads(asked: Option<usize>) -> Result<usize> {
         return Err(Error::Usage(format!("--num-threads {threads}: expected 1 to 1024")));
     }
     Ok(threads)
+}
+
+/// What `--resume` means.
+pub fn unfinished(resume: bool) -> Unfinished {
+    if resume { Unfinished::Resume } else { Unfinished::Discard }
+}
+
+/// The time between two lines of a journal.
+pub fn journal_every(seconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|e| Error::Usage(format!("--journal-every {seconds}: {e}")))
 }
 
 /// The kind of I/O that an argument asks for.

@@ -63,6 +63,9 @@ fn start_log(cli: &Cli) {
     log.with_ansi(print::colours(&std::io::stderr())).without_time().init();
 }
 
+/// Sent where a file would grow beyond RLIMIT_FSIZE.
+const SIGXFSZ: i32 = 25;
+
 /// The first SIGINT or SIGTERM asks the run to stop, the second ends the process at once.
 fn watch_signals(stop: &Stop) {
     use signal_hook::consts::{SIGINT, SIGTERM};
@@ -73,6 +76,8 @@ fn watch_signals(stop: &Stop) {
         let _ = signal_hook::flag::register(signal, asked);
         let _ = signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize);
     }
+    // A file that a limit keeps from growing is an error of the write, which tells its path, not the end of the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
 }
 
 type Outcome = Result<()>;

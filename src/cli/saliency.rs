@@ -8,7 +8,7 @@ use taskvec::mask::Mask;
 use taskvec::pass::Stop;
 use taskvec::plan::Plan;
 use taskvec::report::{Picture, Table, svg};
-use taskvec::sink::Existing;
+use taskvec::sink::{Existing, Unfinished};
 use taskvec::{Error, Result};
 
 pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
@@ -21,6 +21,9 @@ pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
         masks: None,
         hash_inputs: false,
         existing: Existing::Refuse,
+        unfinished: Unfinished::Discard,
+        read_back: false,
+        journal: None,
         progress: progress.as_ref(),
         stop,
     };

@@ -1,6 +1,7 @@
 //! `taskvec store`.
 
 use super::args::{Common, StoreArgs, StoreCommand};
+use super::merge::unfinished;
 use super::{Outcome, print};
 use taskvec::job::Store;
 use taskvec::report::{Table, escape};
@@ -14,10 +15,10 @@ pub fn store(args: &StoreArgs, common: &Common) -> Outcome {
         }
     };
     match &args.command {
-        StoreCommand::Add { dir, delta, name } => {
+        StoreCommand::Add { dir, delta, name, resume } => {
             let stem = delta.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let name = name.as_ref().unwrap_or(&stem);
-            let added = Store::open(dir, true)?.add(delta, name)?;
+            let added = Store::open(dir, true)?.add(delta, name, unfinished(*resume))?;
             note(format_args!(
                 "{name}: {} payloads added ({}), {} were there",
                 added.new,

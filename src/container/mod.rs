@@ -14,7 +14,7 @@ pub use metadata::Metadata;
 pub use payload::{ENTRY_BYTES, Entry, HEADER_BYTES, Head, block_count};
 pub use section::unpack as unpack_section;
 pub use statistics::{BINS, Histogram, LOW_BITS, parse as parse_histogram, put as put_histogram};
-pub use writer::Writer;
+pub use writer::{Writer, WrittenPayload};
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;

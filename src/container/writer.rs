@@ -4,11 +4,11 @@ use super::index::Index;
 use super::payload::{ALIGNMENT, ENTRY_BYTES, Entry, HEADER_BYTES, Head, block_count};
 use super::{FILES, FORMAT, INDEX, Metadata, histogram_checksum, payload_name, section};
 use crate::codec::lossy::Scheme;
+use crate::disk;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -19,11 +19,23 @@ const HISTOGRAM_SHARE: u64 = 64;
 /// Room for `__metadata__`.
 const METADATA_BYTES: u64 = 4096;
 
+/// A payload that an earlier run wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenPayload {
+    /// Its tensor.
+    pub tensor: String,
+    /// Its hash.
+    pub hash: String,
+    /// Its place, counted from the end of the header.
+    pub begin: u64,
+    /// Its end, padding included.
+    pub end: u64,
+}
+
 /// A delta file being written.
 #[derive(Debug)]
 pub struct Writer {
-    path: PathBuf,
-    file: File,
+    file: disk::File,
     header_bytes: u64,
     /// Where the buffer will be written.
     at: u64,
@@ -46,20 +58,60 @@ struct Current {
 impl Writer {
     /// Makes `path`, with room for the header of payloads of all these tensors.
     pub fn create<'a>(path: &Path, tensors: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let room = |name: &str| serde_json::json!(payload_name(name)).to_string().len() as u64 + ENTRY_JSON_BYTES;
-        let own: u64 = [INDEX, FILES].iter().map(|n| n.len() as u64 + ENTRY_JSON_BYTES).sum();
-        let header_bytes = (8 + METADATA_BYTES + own + tensors.map(room).sum::<u64>()).next_multiple_of(ALIGNMENT);
-        let file =
-            File::options().read(true).write(true).create_new(true).open(path).map_err(Error::io(path, "create"))?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            header_bytes,
-            at: header_bytes,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
-            payloads: Vec::new(),
-            current: None,
-        })
+        Ok(Self::new(disk::File::create(path)?, header_bytes(tensors)))
+    }
+
+    /// Goes on with the file at `path`, which holds these payloads, and nothing after them. Fails if one of them is not as
+    /// its hash says.
+    pub fn resume<'a>(path: &Path, tensors: impl Iterator<Item = &'a str>, written: &[WrittenPayload]) -> Result<Self> {
+        let mut writer = Self::new(disk::File::open(path)?, header_bytes(tensors));
+        for payload in written {
+            writer.check(payload)?;
+            writer.payloads.push((payload_name(&payload.tensor), payload.begin, payload.end));
+            writer.at = writer.header_bytes + payload.end;
+        }
+        writer.file.set_len(writer.at)?;
+        Ok(writer)
+    }
+
+    fn check(&self, payload: &WrittenPayload) -> Result<()> {
+        let damaged = || Error::malformed(self.file.path(), format!("the payload of `{}` is damaged", payload.tensor));
+        let offset = self.header_bytes + payload.begin;
+        let mut head = [0; HEADER_BYTES];
+        self.file.read_at(&mut head, offset)?;
+        let (head, bytes) = Head::parse(&head).map_err(|_| damaged())?;
+        let front = head.front_bytes();
+        if front > bytes || bytes > payload.end - payload.begin {
+            return Err(damaged());
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = Vec::new();
+        for part in [front..bytes, 0..front] {
+            let mut at = part.start;
+            while at < part.end {
+                buffer.resize((part.end - at).min(BUFFER_BYTES as u64) as usize, 0);
+                self.file.read_at(&mut buffer, offset + at)?;
+                hasher.update(&buffer);
+                at += buffer.len() as u64;
+            }
+        }
+        if hasher.finalize().to_hex().as_str() == payload.hash { Ok(()) } else { Err(damaged()) }
+    }
+
+    /// Writes out what is gathered, and returns the file to be synced.
+    pub fn write_out(&mut self) -> Result<disk::File> {
+        self.flush()?;
+        self.file.again()
+    }
+
+    /// The place of the payload that was ended last, counted from the end of the header.
+    pub fn last_payload(&self) -> Option<(u64, u64)> {
+        self.payloads.last().map(|&(_, begin, end)| (begin, end))
+    }
+
+    fn new(file: disk::File, header_bytes: u64) -> Self {
+        let buffer = Vec::with_capacity(BUFFER_BYTES);
+        Self { file, header_bytes, at: header_bytes, buffer, payloads: Vec::new(), current: None }
     }
 
     /// Begins a tensor's payload.
@@ -139,10 +191,9 @@ impl Writer {
         }
         self.flush()?;
         let header = self.header(metadata)?;
-        let io = Error::io(&self.path, "write");
-        self.file.write_all_at(&header, 0).map_err(io)?;
-        self.file.set_len(self.at).map_err(Error::io(&self.path, "set the length"))?;
-        self.file.sync_all().map_err(Error::io(&self.path, "sync"))?;
+        self.file.write_at(&header, 0)?;
+        self.file.set_len(self.at)?;
+        self.file.sync()?;
         Ok(self.at)
     }
 
@@ -159,7 +210,7 @@ impl Writer {
         let room = usize::try_from(self.header_bytes - 8).expect("a header fits into memory");
         if json.len() > room {
             let problem = format!("the header of format {FORMAT} needs {} bytes, has {room}", json.len());
-            return Err(Error::malformed(&self.path, problem));
+            return Err(Error::malformed(self.file.path(), problem));
         }
         let mut bytes = (room as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(json.as_bytes());
@@ -184,7 +235,7 @@ impl Writer {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.file.write_all_at(&self.buffer, self.at).map_err(Error::io(&self.path, "write"))?;
+        self.file.write_at(&self.buffer, self.at)?;
         self.at += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -193,7 +244,7 @@ impl Writer {
     fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         if offset < self.at {
             self.flush()?;
-            return self.file.write_all_at(bytes, offset).map_err(Error::io(&self.path, "write"));
+            return self.file.write_at(bytes, offset);
         }
         let at = usize::try_from(offset - self.at).expect("inside the buffer");
         self.buffer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -209,4 +260,11 @@ impl Writer {
             self.at = offset;
         }
     }
+}
+
+/// Bytes of a header with room for payloads of all these tensors.
+fn header_bytes<'a>(tensors: impl Iterator<Item = &'a str>) -> u64 {
+    let room = |name: &str| serde_json::json!(payload_name(name)).to_string().len() as u64 + ENTRY_JSON_BYTES;
+    let own: u64 = [INDEX, FILES].iter().map(|n| n.len() as u64 + ENTRY_JSON_BYTES).sum();
+    (8 + METADATA_BYTES + own + tensors.map(room).sum::<u64>()).next_multiple_of(ALIGNMENT)
 }

@@ -1,17 +1,19 @@
 //! `taskvec apply`: base and delta file to the very files of the fine-tuned checkpoint. `taskvec verify` of a delta file.
 
 use super::diff::hex;
+use super::resume_apply::{Record, is_restored};
 use super::sides::{Reader, Side};
 use crate::container::{Kept, RestoredFile};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::pass::{Extent, Progress, Run, Stop, Stream, Target};
 use crate::plan::Shard;
-use crate::sink::{Existing, Shards, Staging, find_all_files};
+use crate::sink::{Existing, Staging, Unfinished, find_all_files};
 use crate::source::{self, Counter, DeltaFile, Files, Io, Links, PieceHash, open_chain, parse_header};
 use crate::tensor::Entry;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +39,12 @@ pub struct ApplyRun<'a> {
     pub links: Links,
     /// What happens to an output that is there.
     pub existing: Existing,
+    /// What happens to what an interrupted run has left.
+    pub unfinished: Unfinished,
+    /// Whether the output is read back from the disk and hashed before it gets its name.
+    pub read_back: bool,
+    /// How often what is done is noted, so that a later run can go on if this one is interrupted; `None`: never.
+    pub journal: Option<Duration>,
     /// Hears how it goes.
     pub progress: &'a (dyn Progress + 'a),
     /// Can end it.
@@ -134,16 +142,18 @@ impl Opened {
         Ok(())
     }
 
-    /// Decodes every tensor, hands its runs to `write`, and compares hashes unless `verify` is none.
+    /// Decodes every tensor from the `first` on, hands its runs to `write`, and compares hashes unless `verify` is none.
+    /// `reached` hears how many leading tensors are whole.
     fn decode(
         &self,
         files: &Files,
         stream: &Stream<'_>,
         counter: &Counter,
-        verify: Verify,
+        (verify, first): (Verify, usize),
         write: impl Fn(usize, u64, &[u8]) -> Result<()> + Sync,
+        mut reached: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
-        let tensors = &self.side.inventory.tensors;
+        let tensors = &self.side.inventory.tensors[first..];
         let hashes: Vec<PieceHash> = tensors.iter().map(|t| PieceHash::new(t.bytes)).collect();
         let worker = || {
             let mut reader = Reader::new(counter);
@@ -155,15 +165,19 @@ impl Opened {
                 if verify != Verify::None {
                     hashes[run.tensor].update(at, &bytes);
                 }
-                write(run.tensor, at, &bytes)
+                write(first + run.tensor, at, &bytes)
             }
         };
-        stream.over("apply", &self.extents(), counter, worker, |_, ()| Ok(()))?;
+        let whole = |run: &Run, ()| {
+            let end = run.elements.end == tensors[run.tensor].elements();
+            reached(first + run.tensor + usize::from(end))
+        };
+        stream.over("apply", &self.extents()[first..], counter, worker, whole)?;
         if verify == Verify::None {
             return Ok(());
         }
         let leaf = self.leaf();
-        for (t, hash) in leaf.index.tensors.iter().zip(hashes) {
+        for (t, hash) in leaf.index.tensors[first..].iter().zip(hashes) {
             let got = hex(hash);
             if got != t.blake3 {
                 return Err(Error::HashDiffers {
@@ -177,6 +191,50 @@ impl Opened {
         }
         Ok(())
     }
+
+    /// Fills the staging folder, or what an earlier run has not filled. Returns bytes hashed again, and bytes written.
+    fn restore(
+        &self,
+        (files, stream, counter): (&Files, &Stream<'_>, &Counter),
+        restored: &Restored,
+        staging: &Staging,
+        record: &mut Record,
+        run: &ApplyRun<'_>,
+    ) -> Result<(u64, u64)> {
+        if run.verify == Verify::Full && !record.done.base {
+            self.check_base(files, stream, counter)?;
+            record.done.base = true;
+            record.note(None)?;
+        }
+        let mut hashed_again = 0;
+        let shards = record.open_shards(staging, restored, self.leaf(), &mut hashed_again)?;
+        let first = record.done.tensors;
+        let write = |tensor: usize, at: u64, bytes: &[u8]| {
+            let (shard, offset) = restored.places[tensor];
+            shards.write(shard, offset + at, bytes)
+        };
+        let reached = |tensors: usize| {
+            record.done.tensors = tensors;
+            record.note(Some(&shards))
+        };
+        let decoded = self.decode(files, stream, counter, (run.verify, first), write, reached);
+        if let Err(error) = decoded {
+            if error.can_resume() {
+                // The error is what is told; without the line less is kept.
+                let _ = record.stop(&shards);
+            }
+            return Err(error);
+        }
+        shards.finish()?;
+        restored.side_files.iter().try_for_each(|(name, content)| staging.write(name, content))?;
+        if run.read_back {
+            restored.read_back(staging.folder(), self.leaf())?;
+        }
+        files.check_unchanged()?;
+        run.stop.check()?;
+        let tensors = &self.side.inventory.tensors[first..];
+        Ok((hashed_again, tensors.iter().map(|t| t.bytes).sum()))
+    }
 }
 
 /// Restores the checkpoint behind `delta` into the folder `out`, which appears when it is complete, or not at all.
@@ -187,28 +245,25 @@ pub fn apply(base: &str, delta: &Path, out: &Path, run: &ApplyRun<'_>) -> Result
     let stream = Stream::new(run.threads, run.progress, run.stop)?;
     let counter = Counter::default();
     let restored = Restored::plan(opened.leaf(), opened.base_path())?;
-    if run.verify == Verify::Full {
-        opened.check_base(&files, &stream, &counter)?;
+    if run.unfinished == Unfinished::Resume && is_restored(out, &restored, opened.leaf())? {
+        return Ok(restored.report(0, 0, start));
     }
     let inputs: Vec<&Path> = opened.paths.iter().map(|(p, _)| p.as_path()).collect();
-    let staging = Staging::begin(out, &opened.leaf().metadata.result_root, run.existing, &inputs)?;
-    let shards = Shards::create(staging.folder(), &restored.shards)?;
-    opened.decode(&files, &stream, &counter, run.verify, |tensor, at, bytes| {
-        let (shard, offset) = restored.places[tensor];
-        shards.write(shard, offset + at, bytes)
-    })?;
-    shards.finish()?;
-    restored.side_files.iter().try_for_each(|(name, content)| staging.write(name, content))?;
-    files.check_unchanged()?;
-    run.stop.check()?;
-    staging.publish()?;
-    Ok(ApplyReport {
-        tensors: restored.places.len(),
-        files: restored.shards.len() + restored.side_files.len(),
-        bytes_read: counter.get(),
-        bytes_written: restored.shards.iter().map(Shard::file_bytes).sum(),
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    let staging = Staging::begin(out, &opened.leaf().metadata.result_root, run.existing, run.unfinished, &inputs)?;
+    let mut record = Record::open(opened.leaf(), &files, &staging, run)?;
+    match opened.restore((&files, &stream, &counter), &restored, &staging, &mut record, run) {
+        Ok((read, written)) => {
+            record.finish()?;
+            staging.publish()?;
+            Ok(restored.report(counter.get() + read, written, start))
+        }
+        Err(problem) if problem.can_resume() && record.has_lines() => {
+            let path = staging.folder().to_owned();
+            staging.keep();
+            Err(Error::Unfinished { path, problem: Box::new(problem) })
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 /// Checks a delta file: structure and checksums, and with a base the hash of every tensor that it restores.
@@ -228,7 +283,7 @@ pub fn check_delta(delta: &Path, base: Option<&str>, run: &ApplyRun<'_>) -> Resu
         let stream = Stream::new(run.threads, run.progress, run.stop)?;
         opened.check_base(&files, &stream, &counter)?;
         Restored::plan(opened.leaf(), opened.base_path())?;
-        opened.decode(&files, &stream, &counter, Verify::Full, |_, _, _| Ok(()))?;
+        opened.decode(&files, &stream, &counter, (Verify::Full, 0), |_, _, _| Ok(()), |_| Ok(()))?;
     }
     let seconds = start.elapsed().as_secs_f64();
     Ok(ApplyReport { tensors, files: 0, bytes_read: counter.get(), bytes_written: 0, seconds })
@@ -238,14 +293,39 @@ pub fn check_delta(delta: &Path, base: Option<&str>, run: &ApplyRun<'_>) -> Resu
 type Places = Vec<(usize, u64)>;
 
 /// The files to be written.
-struct Restored {
-    shards: Vec<Shard>,
+pub struct Restored {
+    pub shards: Vec<Shard>,
     /// For each tensor of the index its shard and offset.
-    places: Places,
-    side_files: Vec<(String, Vec<u8>)>,
+    pub places: Places,
+    pub side_files: Vec<(String, Vec<u8>)>,
 }
 
 impl Restored {
+    /// Reads back from the disk what was written.
+    fn read_back(&self, folder: &Path, delta: &DeltaFile) -> Result<()> {
+        self.shards.iter().try_for_each(|shard| disk::forget_cached(&folder.join(&shard.name)))?;
+        if is_restored(folder, self, delta)? {
+            return Ok(());
+        }
+        Err(Error::HashDiffers {
+            path: folder.to_owned(),
+            what: "the disk gives back other bytes than were written".into(),
+            expected: delta.metadata.result_root.clone(),
+            got: "another".into(),
+            hint: "Nothing was published. Check disk and memory.",
+        })
+    }
+
+    fn report(&self, bytes_read: u64, bytes_written: u64, start: Instant) -> ApplyReport {
+        ApplyReport {
+            tensors: self.places.len(),
+            files: self.shards.len() + self.side_files.len(),
+            bytes_read,
+            bytes_written,
+            seconds: start.elapsed().as_secs_f64(),
+        }
+    }
+
     fn plan(delta: &DeltaFile, base: &Path) -> Result<Self> {
         let (shards, places) = Self::places(delta)?;
         let kept = delta.files()?;

@@ -1,7 +1,9 @@
 //! The delta file that a merge writes beside its output.
 
 use super::diff::same_in;
+use super::resume::Past;
 use crate::container::{Kept as How, RestoredFile};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::limits::DELTA_FILES_MAX_BYTES;
 use crate::pass::{Action, Copied, TensorHashes};
@@ -29,6 +31,20 @@ pub fn tensor_hashes(plan: &Plan) -> TensorHashes {
 
 /// Begins the delta file.
 pub fn create(plan: &Plan, actions: &[Action], path: &Path) -> Result<DeltaSink> {
+    disk::remove_file(path)?;
+    let mut sink = DeltaSink::create(path, tensors(plan))?;
+    tell_equal(&mut sink, actions);
+    Ok(sink)
+}
+
+/// Goes on with the delta file of an earlier run.
+pub fn resume(plan: &Plan, actions: &[Action], path: &Path, past: &Past) -> Result<DeltaSink> {
+    let mut sink = DeltaSink::resume(path, tensors(plan), &past.delta)?;
+    tell_equal(&mut sink, actions);
+    Ok(sink)
+}
+
+fn tensors(plan: &Plan) -> Vec<DeltaTensor> {
     let tensor = |t: &crate::plan::PlannedTensor| DeltaTensor {
         name: t.name.clone(),
         dtype: t.dtype,
@@ -36,10 +52,12 @@ pub fn create(plan: &Plan, actions: &[Action], path: &Path) -> Result<DeltaSink>
         base: Some((t.places[0].dtype, t.shape.clone())),
         base_elements: t.elements,
     };
-    let mut sink = DeltaSink::create(path, plan.tensors.iter().map(tensor).collect())?;
+    plan.tensors.iter().map(tensor).collect()
+}
+
+fn tell_equal(sink: &mut DeltaSink, actions: &[Action]) {
     let equal = actions.iter().enumerate().filter(|(_, a)| a.copied == Copied::Bytes);
     equal.for_each(|(tensor, _)| sink.equal(tensor));
-    Ok(sink)
 }
 
 /// Ends the hashes. Fails if an input is a delta file made for another base.

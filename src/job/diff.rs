@@ -7,7 +7,7 @@ use crate::container::{Identity, Kept, RestoredFile};
 use crate::error::{Error, Result};
 use crate::limits::{DELTA_FILES_MAX_BYTES, NAME_MAX_BYTES};
 use crate::pass::{Coder, Extent, PassRun, Progress, Run, Sides, Stop, Stream};
-use crate::sink::{DeltaSink, DeltaTensor, Existing, Extra, Hashes, StagedFile, find_all_files};
+use crate::sink::{DeltaSink, DeltaTensor, Existing, Extra, Hashes, StagedFile, Unfinished, find_all_files};
 use crate::source::{self, Counter, Files, Io, Links, PieceHash, common_elements, open_chain};
 use crate::tensor::{Entry, Inventory};
 use std::collections::BTreeMap;
@@ -81,7 +81,7 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     let model_file = paths.len();
     paths.extend(model.files.iter().map(|f| (f.path.clone(), f.bytes)));
     let inputs: Vec<&Path> = paths.iter().map(|(p, _)| p.as_path()).collect();
-    let staged = StagedFile::begin(out, run.existing, &inputs)?;
+    let staged = StagedFile::begin(out, run.existing, Unfinished::Discard, &inputs)?;
     let files = Files::open(paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
     let stream = Stream::new(run.threads, run.progress, run.stop)?;
 

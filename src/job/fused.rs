@@ -1,5 +1,6 @@
 //! Fused stages: what they need before their results can be read, and what is reported of them.
 
+use super::resume::Past;
 use super::{Scoring, assign, output, start_method};
 use crate::error::Result;
 use crate::pass::{Action, Engine, Outcome, Stage};
@@ -23,7 +24,7 @@ pub fn start<'a>(plan: &'a Plan, engine: &mut Engine<'a>) -> Result<Vec<Known<'a
     for fused in &plan.fused {
         let mut own = engine.of_stage(&fused.plan);
         let inner = start(&fused.plan, &mut own)?;
-        let scoring = Scoring::gather(&fused.plan, &own)?;
+        let scoring = Scoring::gather(&fused.plan, &own, &Past::default(), None)?;
         let (works, actions) = assign(&fused.plan, &scoring);
         let (elements, checked) = (scoring.elements.clone(), scoring.hashed.clone());
         let method = start_method(&fused.plan)?;
@@ -61,6 +62,7 @@ pub fn report(
             merge_error_bound: None,
             stages: Vec::new(),
             start: Instant::now(),
+            resume_id: None,
         };
         let mut report = made.report(Vec::new());
         report.run.bytes_written = 0;

@@ -1,12 +1,16 @@
 //! One merge from recipe to published output: joins every room.
 
 mod apply;
+mod deep;
 mod delta;
 mod diff;
+mod done;
 mod fused;
 mod known;
 mod machine;
 mod output;
+mod resume;
+mod resume_apply;
 mod scoring;
 mod sides;
 mod stages;
@@ -15,7 +19,9 @@ mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
+pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
+pub use done::is_done;
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
@@ -24,17 +30,18 @@ pub use verify::check_output;
 use crate::error::{Error, Result};
 use crate::method::{Method, Scene, Shown};
 use crate::pass::{
-    Action, Copied, Cut, DeltaTarget, Engine, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
+    Action, Copied, Cut, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
 };
 use crate::plan::{Options, Plan, Taken};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
-use crate::sink::{Existing, Shards, StagedFile, Staging};
+use crate::sink::{DeltaSink, Existing, Shards, StagedFile, Staging, Unfinished};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::Survey;
 use crate::tensor::Inventory;
+use resume::{NotedMerge, Past, Record};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a merge runs; none of it changes the output's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +58,12 @@ pub struct Run<'a> {
     pub masks: Option<&'a Path>,
     /// What happens to an output that is there.
     pub existing: Existing,
+    /// What happens to what an interrupted run has left.
+    pub unfinished: Unfinished,
+    /// Whether the output is read back from the disk and hashed before it gets its name.
+    pub read_back: bool,
+    /// How often what is done is noted, so that a later run can go on if this one is interrupted; `None`: never.
+    pub journal: Option<Duration>,
     /// Hears how it goes.
     pub progress: &'a (dyn Progress + 'a),
     /// Can end it.
@@ -144,7 +157,7 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
     let files = open_files(plan, run.io)?;
     let mut engine = Engine::new(plan, &files, false, run.progress, run.stop)?;
     engine.average_rows()?;
-    let scoring = Scoring::gather(plan, &engine)?;
+    let scoring = Scoring::gather(plan, &engine, &Past::default(), None)?;
     files.check_unchanged()?;
     Ok(scoring)
 }
@@ -155,53 +168,115 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 }
 
 /// The same after `stages`.
-fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageReport>) -> Result<Report> {
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;
     let models = plan.all_models().into_iter().map(|m| m.path.as_path());
     let inputs: Vec<&Path> = models.chain(plan.files.iter().map(|f| f.path.as_path())).collect();
-    let staging = Staging::begin(out, &plan.id, run.existing, &inputs)?;
+    let staging = Staging::begin(out, &plan.id, run.existing, run.unfinished, &inputs)?;
     let aside = run.delta.filter(|_| plan.writes_delta());
-    let aside = aside.map(|path| StagedFile::begin(path, run.existing, &inputs)).transpose()?;
+    let aside = aside.map(|path| StagedFile::begin(path, run.existing, run.unfinished, &inputs)).transpose()?;
     assert_eq!(run.masks.is_some(), plan.masks.is_some(), "the plan says whether there are masks");
-    let masks = run.masks.zip(plan.masks.as_ref());
-    let masks_file = masks.map(|(path, _)| begin_masks(path, out, run.existing, &inputs)).transpose()?;
+    let masks = run.masks.map(|path| begin_masks(path, out, run.existing, &inputs)).transpose()?;
+    // A file of masks cannot be gone on with.
+    let run = &Run { journal: run.journal.filter(|_| masks.is_none()), ..*run };
+    let mut record = None;
+    let parts = Parts { staging: &staging, aside: aside.as_ref(), masks: masks.as_ref() };
+    match fill(plan, run, parts, &mut record, (stages, start)) {
+        Ok(report) => {
+            record.map(Record::finish).transpose()?;
+            staging.publish()?;
+            aside.into_iter().chain(masks).try_for_each(StagedFile::publish)?;
+            tracing::info!("published {}", out.display());
+            Ok(report)
+        }
+        Err(problem) if problem.can_resume() && record.as_ref().is_some_and(|r| r.has_lines) => {
+            let path = staging.folder().to_owned();
+            staging.keep();
+            aside.map(StagedFile::keep);
+            Err(Error::Unfinished { path, problem: Box::new(problem) })
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Where everything is made.
+struct Parts<'a> {
+    staging: &'a Staging,
+    /// The delta file, if not in the output.
+    aside: Option<&'a StagedFile>,
+    masks: Option<&'a StagedFile>,
+}
+
+/// Makes everything of the output in the staging folder, or what an earlier run has not made.
+fn fill(
+    plan: &Plan,
+    run: &Run<'_>,
+    Parts { staging, aside, masks }: Parts<'_>,
+    record: &mut Option<Record>,
+    (mut stages, start): (Vec<StageReport>, Instant),
+) -> Result<Report> {
     let files = open_files(plan, run.io)?;
+    let first = resume::first_line(plan, run, &files);
+    let (opened, mut past) = resume::open(plan, run, staging, &first)?;
+    *record = opened;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
+    past.restore_inputs(&mut engine);
 
     let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
-    let scoring = Scoring::gather(plan, &engine)?;
+    let scoring = Scoring::gather(plan, &engine, &past, record.as_mut())?;
     engine.set_elements(scoring.elements.clone());
     let (works, actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
     let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
 
-    let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
-    plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
-    let mut shards = Shards::create(staging.folder(), &plan.shards)?;
-    if let Some((file, (_, layout))) = masks_file.as_ref().zip(masks) {
-        shards.add(file.part(), layout)?;
+    let delta_path = aside.map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
+    let mut target = Output::open(plan, staging, &actions, &delta_path, &mut past, &mut runs)?;
+    if let Some((file, layout)) = masks.zip(plan.masks.as_ref()) {
+        target.shards.add(file.part(), layout)?;
+    }
+    if let Some(record) = record {
+        record.start_at(past.tensors);
     }
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
-    let tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
-    let delta_path = aside.as_ref().map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
-    let mut delta = plan.writes_delta().then(|| delta::create(plan, &actions, &delta_path)).transpose()?;
+    let mut tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
+    tensor_hashes.iter_mut().for_each(|hashes| past.restore_tensors(plan, hashes));
     let mut outcome = Outcome::new(plan.tensors.len());
+    outcome.changes = past.changes(plan.tensors.len());
     // Waves are runs of the plan's tensors, in order: so the delta's runs of blocks come in tensor order.
     for wave in &plan.waves.runs {
-        let works = &works[wave.clone()];
-        let done = survey(plan, &engine, method.as_ref(), works, &actions, &mut runs)?;
+        let first = wave.start.max(past.tensors);
+        if first >= wave.end {
+            continue;
+        }
+        // What is found over the whole model takes the whole model.
+        let by_tensor = method.tensor_bytes(1).is_some();
+        let surveyed = &works[if by_tensor { first } else { wave.start }..wave.end];
+        let works = &works[first..wave.end];
+        let done = survey(plan, &engine, method.as_ref(), surveyed, &actions, &mut runs)?;
         let merge = Merge {
             works,
             how: How { actions: &actions, method: method.as_ref(), done: &done, checked: &scoring.hashed },
             hash: &hash,
-            written: &written,
+            written: &target.written,
             tensor_hashes: tensor_hashes.as_ref(),
         };
-        outcome.join(engine.merge(&merge, &shards, delta.as_mut().map(|d| d as &mut dyn DeltaTarget))?);
+        let mut noted = NotedMerge {
+            record: record.as_mut(),
+            engine: &engine,
+            shards: &target.shards,
+            delta: target.delta.as_mut(),
+            hashes: tensor_hashes.as_ref(),
+            written: &target.written,
+            first,
+        };
+        let merged = engine.merge(&merge, &target.shards, &mut noted);
+        let merged = merged.and_then(|m| noted.reached(works.len(), &m.changes).map(|()| m));
+        outcome.join(merged.inspect_err(|error| noted.stop(error))?);
     }
+    let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
     let (input_hashes, rest) = engine.finish_hashes()?;
@@ -230,11 +305,12 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, mut stages: Vec<StageRepor
         runs,
         stages,
         start,
+        resume_id: Some(resume::id(&first)),
     };
-    let report = made.write(&staging)?;
-    staging.publish()?;
-    aside.into_iter().chain(masks_file).try_for_each(StagedFile::publish)?;
-    tracing::info!("published {}", out.display());
+    let report = made.write(staging)?;
+    if run.read_back {
+        verify::read_back(staging.folder(), &report.outputs)?;
+    }
     Ok(report)
 }
 
@@ -245,7 +321,59 @@ fn begin_masks(path: &Path, out: &Path, existing: Existing, inputs: &[&Path]) ->
         let problem = "is inside the output, where loaders would take it for weights; choose a path beside it";
         return Err(Error::Usage(format!("--masks {}: {problem}", path.display())));
     }
-    StagedFile::begin(path, existing, inputs)
+    StagedFile::begin(path, existing, Unfinished::Discard, inputs)
+}
+
+/// What is written to during the merge.
+struct Output {
+    shards: Shards,
+    /// By shard.
+    written: Vec<PieceHash>,
+    delta: Option<DeltaSink>,
+}
+
+impl Output {
+    /// Goes on with what `past` tells of, if it is there as it was written; else begins anew, and `past` forgets it.
+    fn open(
+        plan: &Plan,
+        staging: &Staging,
+        actions: &[Action],
+        delta_path: &Path,
+        past: &mut Past,
+        runs: &mut Vec<PassRun>,
+    ) -> Result<Self> {
+        if past.tensors > 0 {
+            match Self::resume(plan, staging, actions, delta_path, past) {
+                Ok(Some((output, rehashed))) => {
+                    runs.extend((rehashed.bytes_read > 0).then_some(rehashed));
+                    return Ok(output);
+                }
+                Ok(None) => {
+                    tracing::warn!("{}: parts are damaged; they are made again", staging.folder().display());
+                }
+                Err(error) => tracing::warn!("{error}; the parts are made again"),
+            }
+            past.forget_merge();
+        }
+        let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
+        plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
+        let shards = Shards::create(staging.folder(), &plan.shards)?;
+        let delta = plan.writes_delta().then(|| delta::create(plan, actions, delta_path)).transpose()?;
+        Ok(Self { shards, written, delta })
+    }
+
+    fn resume(
+        plan: &Plan,
+        staging: &Staging,
+        actions: &[Action],
+        delta_path: &Path,
+        past: &Past,
+    ) -> Result<Option<(Self, PassRun)>> {
+        let shards = Shards::resume(staging.folder(), &plan.shards)?;
+        let Some((written, rehashed)) = past.check_parts(plan, &shards)? else { return Ok(None) };
+        let delta = plan.writes_delta().then(|| delta::resume(plan, actions, delta_path, past)).transpose()?;
+        Ok(Some((Self { shards, written, delta }, rehashed)))
+    }
 }
 
 fn open_files(plan: &Plan, io: Io) -> Result<Files> {
@@ -291,7 +419,7 @@ fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
                 (Copied::No, reason, base.into_iter().chain(plan.experts().filter(takes)).collect())
             }
         };
-        works.push(Work { tensor, sources });
+        works.push(Work { tensor, sources, only: None });
         actions.push(Action { copied, reason });
     }
     (works, actions)

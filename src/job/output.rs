@@ -16,6 +16,7 @@ use crate::sink::{
 };
 use crate::source::{Links, PieceHash};
 use crate::tensor::Bytes;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -36,6 +37,7 @@ pub struct Made<'a> {
     pub merge_error_bound: Option<f64>,
     pub stages: Vec<StageReport>,
     pub start: Instant,
+    pub resume_id: Option<String>,
 }
 
 /// Bytes needed on disk.
@@ -198,7 +200,10 @@ impl Made<'_> {
             version: env!("CARGO_PKG_VERSION"),
             plan_id: plan.id.clone(),
             recipe_blake3: blake3::hash(plan.recipe.text.as_bytes()).to_hex().to_string(),
-            inputs: self.inputs(),
+            inputs: inputs(plan, self.files, self.input_hashes.as_deref())
+                .into_iter()
+                .map(|(report, _)| report)
+                .collect(),
             settings,
             layers: self.scoring.layers(plan),
             thresholds: self.scoring.thresholds.iter().map(|t| t.value()).collect(),
@@ -214,35 +219,9 @@ impl Made<'_> {
                 seconds: self.start.elapsed().as_secs_f64(),
                 threads: options.threads,
                 memory_bytes: options.memory_bytes,
+                resume_id: self.resume_id,
             },
         }
-    }
-
-    fn inputs(&self) -> Vec<InputReport> {
-        let plan = self.plan;
-        let hash = |i: usize| self.input_hashes.as_ref().map(|h| h[i].to_hex().to_string());
-        let file = |i: usize| {
-            let f = &self.files[i];
-            InputFile { name: f.name.clone(), bytes: f.bytes, blake3: hash(i) }
-        };
-        let input = |(role, m): (&'static str, &PlannedModel)| {
-            let files = m.files.clone().map(file).collect();
-            let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
-            let adapter = m.adapter.as_ref().map(|a| a.display().to_string());
-            InputReport { role, path, adapter, files, error_bound: m.error_bound }
-        };
-        let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
-        let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));
-        let used = |m: &usize| plan.sources.iter().any(|s| s.models.contains(m));
-        let copied = (0..plan.models.len()).filter(|m| !used(m)).map(|m| ("copied", m));
-        let own = merged.chain(copied).map(|(role, m)| (role, &plan.models[m]));
-        let mut inputs: Vec<(&'static str, &PlannedModel)> = own.collect();
-        for model in plan.fused.iter().flat_map(|f| f.plan.all_models()).filter(|m| m.fused.is_none()) {
-            if !inputs.iter().any(|(_, m)| m.files == model.files) {
-                inputs.push(("stage", model));
-            }
-        }
-        inputs.into_iter().map(input).collect()
     }
 
     fn tensors(&self) -> Vec<TensorReport> {
@@ -262,6 +241,30 @@ impl Made<'_> {
         };
         self.plan.tensors.iter().enumerate().map(tensor).collect()
     }
+}
+
+/// The inputs as the report has them, each with its files' places among `files`.
+pub fn inputs(plan: &Plan, files: &[PlannedFile], hashes: Option<&[blake3::Hash]>) -> Vec<(InputReport, Range<usize>)> {
+    let hash = |i: usize| hashes.map(|h| h[i].to_hex().to_string());
+    let file = |i: usize| InputFile { name: files[i].name.clone(), bytes: files[i].bytes, blake3: hash(i) };
+    let input = |(role, m): (&'static str, &PlannedModel)| {
+        let files = m.files.clone().map(file).collect();
+        let path = if m.made_from.is_some() { format!("stage {}", m.label) } else { m.path.display().to_string() };
+        let adapter = m.adapter.as_ref().map(|a| a.display().to_string());
+        (InputReport { role, path, adapter, files, error_bound: m.error_bound }, m.files.clone())
+    };
+    let role = |source: usize| if plan.base() == Some(source) { "base" } else { "expert" };
+    let merged = plan.sources.iter().enumerate().flat_map(|(i, s)| s.models.iter().map(move |&m| (role(i), m)));
+    let used = |m: &usize| plan.sources.iter().any(|s| s.models.contains(m));
+    let copied = (0..plan.models.len()).filter(|m| !used(m)).map(|m| ("copied", m));
+    let own = merged.chain(copied).map(|(role, m)| (role, &plan.models[m]));
+    let mut inputs: Vec<(&'static str, &PlannedModel)> = own.collect();
+    for model in plan.fused.iter().flat_map(|f| f.plan.all_models()).filter(|m| m.fused.is_none()) {
+        if !inputs.iter().any(|(_, m)| m.files == model.files) {
+            inputs.push(("stage", model));
+        }
+    }
+    inputs.into_iter().map(input).collect()
 }
 
 impl Scoring {

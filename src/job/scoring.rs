@@ -1,6 +1,7 @@
 //! The LwPTV stage: pass 1, scores, thresholds, masks.
 
 use super::known;
+use super::resume::{NotedScores, Past, Record};
 use crate::error::Result;
 use crate::kernel;
 use crate::mask::{Consensus, Mask, Threshold};
@@ -30,7 +31,20 @@ pub struct Scoring {
 }
 
 impl Scoring {
-    pub(super) fn gather(plan: &Plan, engine: &Engine<'_>) -> Result<Self> {
+    /// Scores that are on record, and the mask that they give.
+    pub(super) fn known(plan: &Plan, scores: Vec<Vec<f64>>, mask: Mask) -> Self {
+        Self {
+            scores,
+            thresholds: mask.thresholds.clone(),
+            mask: Some(mask),
+            runs: Vec::new(),
+            hashed: vec![false; plan.sources.len()],
+            elements: None,
+        }
+    }
+
+    /// Gathers what `past` does not know, and notes it in `record`.
+    pub(super) fn gather(plan: &Plan, engine: &Engine<'_>, past: &Past, record: Option<&mut Record>) -> Result<Self> {
         let mut found = Self {
             scores: Vec::new(),
             mask: None,
@@ -42,25 +56,43 @@ impl Scoring {
         match &plan.recipe.lwptv {
             None => {}
             Some(lwptv) if plan.prunes_elements() => found.rank_elements(plan, lwptv, engine)?,
-            Some(lwptv) => found.score_layers(plan, lwptv, engine)?,
+            Some(lwptv) => found.score_layers(plan, lwptv, engine, past, record)?,
         }
         Ok(found)
     }
 
-    fn score_layers(&mut self, plan: &Plan, lwptv: &Lwptv, engine: &Engine<'_>) -> Result<()> {
+    fn score_layers(
+        &mut self,
+        plan: &Plan,
+        lwptv: &Lwptv,
+        engine: &Engine<'_>,
+        past: &Past,
+        record: Option<&mut Record>,
+    ) -> Result<()> {
         let tasks = plan.expert_count();
         if lwptv.score == Score::Random {
             let of_layer = |l: &Layer| (0..tasks).map(|k| random_score(plan.options.seed, k, &l.name)).collect();
             self.scores = plan.layers.iter().map(of_layer).collect();
         } else {
-            let works = works(plan, lwptv.score);
+            let mut works = works(plan, lwptv.score);
             works.iter().flat_map(|w| &w.sources).for_each(|&s| self.hashed[s] = true);
             let mut saliency = Saliency::new(lwptv.score, tasks, plan.tensors.len());
             if lwptv.score == Score::Magnitude && known::magnitudes(plan, &works, &mut saliency) {
                 tracing::info!("magnitudes are known from the delta files");
                 self.hashed.fill(false);
             } else {
-                self.runs = engine.survey((&works, &works), &mut saliency, Cut::Sums, &self.hashed)?;
+                let known =
+                    past.sums.iter().flat_map(|(&t, sums)| sums.iter().enumerate().map(move |(k, &s)| (t, k, s)));
+                known.for_each(|(t, k, sum)| saliency.know(t, k, sum));
+                works.retain(|w| !past.sums.contains_key(&w.tensor));
+                self.runs = match record {
+                    None => engine.survey((&works, &works), &mut saliency, Cut::Sums, &self.hashed)?,
+                    Some(record) => {
+                        let mut noted = NotedScores::new(&mut saliency, record, engine, tasks);
+                        let runs = engine.survey((&works, &works), &mut noted, Cut::Sums, &self.hashed);
+                        noted.finish(runs)?
+                    }
+                };
             }
             let mean = |l: &Layer, k| saliency.mean(k, l.tensors.iter().map(|&t| (t, plan.tensors[t].elements)));
             self.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
@@ -123,5 +155,5 @@ impl Scoring {
 fn works(plan: &Plan, score: Score) -> Vec<Work> {
     let sources = if score == Score::Saliency { plan.experts() } else { 0..plan.sources.len() };
     let floats = (0..plan.tensors.len()).filter(|&t| plan.tensors[t].layer.is_some());
-    floats.map(|tensor| Work { tensor, sources: sources.clone().collect() }).collect()
+    floats.map(|tensor| Work { tensor, sources: sources.clone().collect(), only: None }).collect()
 }

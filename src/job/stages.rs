@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::plan::{How, Options, Plan, PlannedStage, fuse_stages};
 use crate::recipe::Stages;
 use crate::report::{Report, StageReport};
-use crate::sink::{Existing, Locked, Staging, free_bytes};
+use crate::sink::{Existing, Locked, Staging, Unfinished, free_bytes};
 use crate::source::Links;
 use crate::tensor::{Bytes, Inventory};
 use std::path::{Path, PathBuf};
@@ -66,6 +66,11 @@ impl StagedPlan {
         self.before.iter().filter(|stage| stage.how != How::Fused)
     }
 
+    /// Whether `out` holds what a merge would make; see [`super::is_done`]. Never where results of stages are written.
+    pub fn is_done(&self, out: &Path, run: &Run<'_>) -> Result<bool> {
+        if self.written().next().is_none() { super::is_done(&self.last, out, run) } else { Ok(false) }
+    }
+
     /// Runs all stages. `out` appears when it is complete, or not at all; results of stages before the last are removed.
     pub fn merge(&self, out: &Path, run: &Run<'_>) -> Result<Report> {
         if self.before.is_empty() {
@@ -77,8 +82,11 @@ impl StagedPlan {
         }
         Staging::check(out, run.existing)?;
         let folder = stages_folder(out);
+        let writes = self.written().next().is_some();
+        // Results of stages are made anew, so what was made from them cannot be gone on with.
+        let run = if writes { &Run { unfinished: Unfinished::Discard, journal: None, ..*run } } else { run };
         // What a killed run left there is removed, too.
-        let _results = (self.written().next().is_some() || folder.exists()).then(|| Results::begin(out)).transpose()?;
+        let _results = (writes || folder.exists()).then(|| Results::begin(out)).transpose()?;
         let mut reports: Vec<StageReport> = Vec::new();
         for PlannedStage { name, plan, .. } in self.written() {
             tracing::info!("stage {name}");

@@ -10,9 +10,10 @@
 //! files that nothing names, which `gc` removes.
 
 use crate::container::{Index, Metadata, Writer};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::limits::DELTA_INDEX_MAX_BYTES;
-use crate::sink::{Existing, Locked, StagedFile, write_whole};
+use crate::sink::{Existing, Locked, StagedFile, Unfinished, write_whole};
 use crate::source::DeltaFile;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +82,7 @@ impl Store {
     pub fn open(folder: &Path, create: bool) -> Result<Self> {
         let path = folder.join("manifest.json");
         if create {
-            fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
+            disk::make_folders(folder)?;
             let foreign =
                 fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))?.flatten().next().is_some();
             if foreign && !path.exists() && !folder.join("payloads").exists() {
@@ -112,10 +113,14 @@ impl Store {
         Ok(sum)
     }
 
-    /// Takes in the delta file at `path` under `name`.
-    pub fn add(&mut self, path: &Path, name: &str) -> Result<Added> {
+    /// Takes in the delta file at `path` under `name`. To resume is to hash payloads that are there again, and to leave
+    /// the same delta under that name as it is.
+    pub fn add(&mut self, path: &Path, name: &str, unfinished: Unfinished) -> Result<Added> {
         check_name(name)?;
         if let Some(there) = self.manifest.experts.get(name) {
+            if unfinished == Unfinished::Resume && self.is_kept(there, path)? {
+                return Ok(Added::default());
+            }
             let problem =
                 format!("holds `{name}` already (result {}); choose another --name", &there.result_root[..16]);
             return Err(Error::OutputExists { path: self.folder.clone(), problem });
@@ -124,11 +129,11 @@ impl Store {
         let mut added = Added::default();
         for t in &delta.index.tensors {
             let (Some((_, offset, bytes)), Some(hash)) = (delta.payload(t), &t.payload) else { continue };
-            self.keep(hash, &mut added, |out| delta.copy(offset, bytes, out))?;
+            self.keep(hash, unfinished, &mut added, |out| delta.copy(offset, bytes, out))?;
         }
         let files = delta.files()?;
         let files_hash = blake3::hash(&files).to_hex().to_string();
-        self.keep(&files_hash, &mut added, |out| out(&files))?;
+        self.keep(&files_hash, unfinished, &mut added, |out| out(&files))?;
         let expert = Expert {
             result_root: delta.metadata.result_root.clone(),
             base_root: delta.metadata.base_root.clone(),
@@ -153,7 +158,7 @@ impl Store {
     pub fn get(&self, name: &str, out: &Path, existing: Existing) -> Result<u64> {
         let expert = self.expert(name)?;
         let kept: Kept = read_json(&self.kept_path(expert))?;
-        let staged = StagedFile::begin(out, existing, &[&self.folder])?;
+        let staged = StagedFile::begin(out, existing, Unfinished::Discard, &[&self.folder])?;
         let mut writer = Writer::create(staged.part(), kept.index.tensors.iter().map(|t| t.name.as_str()))?;
         for t in &kept.index.tensors {
             let Some(hash) = &t.payload else { continue };
@@ -202,12 +207,18 @@ impl Store {
             for path in files_below(&self.folder.join(folder))? {
                 if !used.contains(&path) {
                     bytes += fs::metadata(&path).map_or(0, |m| m.len());
-                    fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+                    disk::remove_file(&path)?;
                     files += 1;
                 }
             }
         }
         Ok((files, bytes))
+    }
+
+    /// Whether an entry is the delta file at `path`.
+    fn is_kept(&self, expert: &Expert, path: &Path) -> Result<bool> {
+        let kept: Kept = read_json(&self.kept_path(expert))?;
+        Ok(kept.blake3 == hash_file(path)?)
     }
 
     fn expert(&self, name: &str) -> Result<&Expert> {
@@ -222,11 +233,12 @@ impl Store {
     fn keep(
         &self,
         hash: &str,
+        unfinished: Unfinished,
         added: &mut Added,
         write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
         let path = self.payload_path(hash)?;
-        if path.exists() {
+        if path.exists() && (unfinished == Unfinished::Discard || hash_file(&path)? == hash) {
             added.shared += 1;
             return Ok(());
         }

@@ -1,9 +1,11 @@
 //! `taskvec verify` of a merged model: every file against the hash in its report.
 
 use super::apply::{ApplyReport, ApplyRun};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::limits::INDEX_MAX_BYTES;
 use crate::pass::{Extent, Run, Stream};
+use crate::report::OutputFile;
 use crate::source::{Counter, Files, PieceHash};
 use serde::Deserialize;
 use std::path::Path;
@@ -73,6 +75,28 @@ pub fn check_output(folder: &Path, run: &ApplyRun<'_>) -> Result<ApplyReport> {
     }
     let seconds = start.elapsed().as_secs_f64();
     Ok(ApplyReport { tensors: 0, files: recorded.len(), bytes_read: counter.get(), bytes_written: 0, seconds })
+}
+
+/// Reads back from the disk what a merge has written into `folder`, before it has its name.
+pub fn read_back(folder: &Path, outputs: &[OutputFile]) -> Result<()> {
+    for f in outputs {
+        let path = folder.join(&f.name);
+        disk::forget_cached(&path)?;
+        let file = std::fs::File::open(&path).map_err(Error::io(&path, "open"))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(Error::io(&path, "read back"))?;
+        let got = hasher.finalize().to_hex().to_string();
+        if got != f.blake3 {
+            return Err(Error::HashDiffers {
+                path,
+                what: "the disk gives back other bytes than were written".into(),
+                expected: f.blake3.clone(),
+                got,
+                hint: "Nothing was published. Check disk and memory.",
+            });
+        }
+    }
+    Ok(())
 }
 
 fn read_report(path: &Path) -> Result<Vec<RecordedFile>> {

@@ -15,6 +15,8 @@ pub struct Work {
     pub tensor: usize,
     /// The sources to read, ascending.
     pub sources: Vec<Source>,
+    /// The elements that are gone over, if not all: tiles that lie in there or reach into it.
+    pub only: Option<Range<u64>>,
 }
 
 /// Index into the plan's sources.
@@ -142,7 +144,9 @@ fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item
     let unit = unit(plan, work, writes, cut);
     let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, unit) as u64;
     let elements = t.elements;
-    (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements))
+    let only = work.only.clone().unwrap_or(0..elements);
+    let all = (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements));
+    all.filter(move |tile| tile.start < only.end && only.start < tile.end)
 }
 
 impl Engine<'_> {

@@ -12,7 +12,7 @@ use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
 use crate::method::{self, Method};
 use crate::plan::{PlannedTensor, Taken};
-use crate::source::{Counter, PieceHash};
+use crate::source::{Counter, Hashed, PieceHash};
 use crate::survey::Survey;
 use crate::tensor::Dtype;
 use std::cell::RefCell;
@@ -105,6 +105,8 @@ struct Output {
     bytes: Vec<u8>,
     used: usize,
     parts: Vec<Part>,
+    /// By shard: the hashes of what is in `parts`.
+    hashed: Vec<(usize, Vec<Hashed>)>,
     changes: Vec<(usize, Change)>,
     coded: Vec<CodedRun>,
 }
@@ -167,21 +169,19 @@ pub struct TensorHashes {
     pub result: Vec<PieceHash>,
 }
 
-/// Takes the output's delta, in tensor order.
-pub trait DeltaTarget {
-    /// Takes the next run of blocks.
+/// Takes what a merge makes besides its bytes, in job order.
+pub trait Follower {
+    /// Takes the next run of blocks of the output's delta, in tensor order.
     fn take(&mut self, run: &CodedRun) -> Result<()>;
+
+    /// Hears that the first `works` of the pass are written; `changes` are by tensor.
+    fn reached(&mut self, works: usize, changes: &[Option<Change>]) -> Result<()>;
 }
 
 impl Engine<'_> {
-    /// Makes the output, and its delta if `delta` takes it.
-    pub fn merge(
-        &self,
-        merge: &Merge<'_>,
-        target: &dyn Target,
-        mut delta: Option<&mut dyn DeltaTarget>,
-    ) -> Result<Outcome> {
-        let codes = delta.is_some();
+    /// Makes the output, and its delta if the plan writes one.
+    pub fn merge(&self, merge: &Merge<'_>, target: &dyn Target, follower: &mut dyn Follower) -> Result<Outcome> {
+        let codes = self.plan.writes_delta();
         let any = merge.how.method.is_elementwise() && self.plan.masks.is_none();
         let order = if any { Order::Any } else { Order::Natural };
         let counter = Counter::default();
@@ -224,16 +224,15 @@ impl Engine<'_> {
         };
         let write = |job: Job, output: Output| {
             bytes_written += self.write_out(&output, target)?;
-            if let Some(delta) = &mut delta {
-                output.coded.iter().try_for_each(|run| delta.take(run))?;
-            }
+            output.hashed.into_iter().for_each(|(shard, pieces)| merge.written[shard].give(pieces));
+            output.coded.iter().try_for_each(|run| follower.take(run))?;
             for (tensor, change) in output.changes {
                 let sum: &mut Option<Change> = &mut changes[tensor];
                 *sum = Some(sum.unwrap_or_default().join(change));
             }
             let _ = free.send(output.bytes);
             self.progress.advance(job.traffic);
-            Ok(())
+            follower.reached(self.finished(merge.works, &job), &changes)
         };
         let pipeline = Pipeline { pool: &self.pool, window: &self.window, stop: self.stop };
         let run = self.measured(MERGE, merge.works, true, || {
@@ -246,6 +245,13 @@ impl Engine<'_> {
             Ok(counter.get())
         })?;
         Ok(Outcome { changes, run, bytes_written })
+    }
+
+    /// How many works are whole at the end of a job.
+    fn finished(&self, works: &[Work], job: &Job) -> usize {
+        let Some(last) = job.tiles.last() else { return 0 };
+        let elements = self.plan.tensors[works[last.work].tensor].elements;
+        last.work + usize::from(last.start + last.elements as u64 == elements)
     }
 
     fn make_tile(
@@ -420,7 +426,7 @@ impl Engine<'_> {
             output.grow(t.shard, offset, bytes.len()).copy_from_slice(bytes);
         } else {
             let (file, from, _) = range(self.plan, work, tile, reference);
-            merge.written[t.shard].update(offset, bytes);
+            output.hashed.push((t.shard, merge.written[t.shard].hash(offset, bytes)));
             output.parts.push(Part { shard: t.shard, offset, bytes: bytes.len(), copy: Some((file, from)) });
         }
         if self.plan.has_base && t.taken != Some(Taken::CopiedFrom) {
@@ -472,12 +478,12 @@ impl Engine<'_> {
 }
 
 impl Output {
-    fn hash(&self, shards: &[PieceHash]) {
+    fn hash(&mut self, shards: &[PieceHash]) {
         let mut at = 0;
         for part in self.parts.iter().filter(|p| p.copy.is_none()) {
             // Masks have no hash.
             if let Some(hash) = shards.get(part.shard) {
-                hash.update(part.offset, &self.bytes[at..at + part.bytes]);
+                self.hashed.push((part.shard, hash.hash(part.offset, &self.bytes[at..at + part.bytes])));
             }
             at += part.bytes;
         }

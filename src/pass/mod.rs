@@ -21,14 +21,14 @@ pub use decode::{Decoder, Wanted};
 pub use elements::Elements;
 pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
-pub use merge::{Action, Copied, DeltaTarget, How, Merge, Outcome, Reason, Target, TensorHashes};
+pub use merge::{Action, Copied, Follower, How, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
 pub use stage::Stage;
 pub use stream::{Extent, Run, Stream};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::source::{Counter, Files, PieceHash};
+use crate::source::{Counter, Files, HashState, PieceHash};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -116,6 +116,18 @@ impl<'a> Engine<'a> {
     /// Prunes elements from all that is read from now on.
     pub fn set_elements(&mut self, elements: Option<Elements>) {
         self.elements = elements;
+    }
+
+    /// The hashes of the inputs so far, by file, if they are hashed.
+    pub fn hashes(&self) -> Option<&[PieceHash]> {
+        self.hashes.as_ref().map(|h| h.as_slice())
+    }
+
+    /// Takes over what an earlier run knows of the hash of an input; `false` if that cannot be. Before fused stages are set.
+    pub fn restore_hash(&mut self, file: usize, state: &HashState) -> bool {
+        let hashes = self.hashes.as_mut().and_then(Arc::get_mut);
+        let Some(slot) = hashes.and_then(|h| h.get_mut(file)) else { return false };
+        PieceHash::restore(self.plan.files[file].bytes, state).map(|hash| *slot = hash).is_some()
     }
 
     /// The inputs.

@@ -151,4 +151,7 @@ pub struct RunReport {
     pub threads: usize,
     /// The budget.
     pub memory_bytes: u64,
+    /// blake3 of what this very run was made of: the plan, and the identities of the input files on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume_id: Option<String>,
 }

@@ -2,13 +2,16 @@
 
 use crate::codec::lossy::Loss;
 use crate::container::{
-    BaseTensor, Head, Histogram, Identity, Index, Metadata, RestoredFile, Tensor, Writer, put_histogram,
+    BaseTensor, Head, Histogram, Identity, Index, Metadata, RestoredFile, Tensor, Writer, WrittenPayload, put_histogram,
 };
+use crate::disk;
 use crate::error::Result;
-use crate::pass::{CodedRun, DeltaTarget};
+use crate::pass::CodedRun;
 use crate::survey::BlockSum;
 use crate::tensor::{Dtype, Statistics};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// A tensor of the result, before it is coded.
@@ -34,11 +37,28 @@ pub struct DeltaSink {
     current: Option<usize>,
     gathered: Gathered,
     /// By tensor.
-    payloads: Vec<Option<String>>,
+    payloads: Vec<Option<Payload>>,
     statistics: Vec<Option<Statistics>>,
     /// Whether any block is lossy, and what was lost.
     lossy: bool,
     loss: Loss,
+}
+
+/// A payload's hash and its place, counted from the end of the header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Payload {
+    hash: String,
+    begin: u64,
+    end: u64,
+}
+
+/// A tensor of which everything has been written, as a journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenTensor {
+    tensor: usize,
+    payload: Option<Payload>,
+    /// Changed elements; the bits of sum, sum of squares and largest magnitude.
+    statistics: Option<[u64; 4]>,
 }
 
 /// The statistics of the tensor under way; `None` once a run has none.
@@ -78,8 +98,33 @@ impl DeltaSink {
     /// Makes the file.
     pub fn create(path: &Path, tensors: Vec<DeltaTensor>) -> Result<Self> {
         let writer = Writer::create(path, tensors.iter().map(|t| t.name.as_str()))?;
+        Ok(Self::new(writer, tensors))
+    }
+
+    /// Goes on with the file at `path`, in which these tensors are written. Fails if one of them is damaged.
+    pub fn resume(path: &Path, tensors: Vec<DeltaTensor>, written: &[WrittenTensor]) -> Result<Self> {
+        let payload = |w: &WrittenTensor| {
+            let Payload { hash, begin, end } = w.payload.clone()?;
+            Some(WrittenPayload { tensor: tensors[w.tensor].name.clone(), hash, begin, end })
+        };
+        let payloads: Vec<WrittenPayload> = written.iter().filter_map(payload).collect();
+        let writer = Writer::resume(path, tensors.iter().map(|t| t.name.as_str()), &payloads)?;
+        let mut sink = Self::new(writer, tensors);
+        for w in written {
+            sink.payloads[w.tensor].clone_from(&w.payload);
+            sink.statistics[w.tensor] = w.statistics.map(|[changed, abs, squares, max]| Statistics {
+                changed,
+                sum_abs: f64::from_bits(abs),
+                sum_squares: f64::from_bits(squares),
+                max_abs: f32::from_bits(max as u32),
+            });
+        }
+        Ok(sink)
+    }
+
+    fn new(writer: Writer, tensors: Vec<DeltaTensor>) -> Self {
         let (payloads, statistics) = (vec![None; tensors.len()], vec![None; tensors.len()]);
-        Ok(Self {
+        Self {
             writer,
             tensors,
             current: None,
@@ -88,7 +133,29 @@ impl DeltaSink {
             statistics,
             lossy: false,
             loss: Loss::default(),
-        })
+        }
+    }
+
+    /// Ends the tensor under way if it lies before `tensor`: no run of it comes any more.
+    pub fn end_before(&mut self, tensor: usize) -> Result<()> {
+        if self.current.is_some_and(|t| t < tensor) { self.end_tensor() } else { Ok(()) }
+    }
+
+    /// What is known of tensors that have ended.
+    pub fn written(&self, tensors: Range<usize>) -> Vec<WrittenTensor> {
+        let bits =
+            |s: &Statistics| [s.changed, s.sum_abs.to_bits(), s.sum_squares.to_bits(), u64::from(s.max_abs.to_bits())];
+        let of = |tensor: usize| WrittenTensor {
+            tensor,
+            payload: self.payloads[tensor].clone(),
+            statistics: self.statistics[tensor].as_ref().map(bits),
+        };
+        tensors.map(of).collect()
+    }
+
+    /// Writes out what is gathered, and returns the file to be synced.
+    pub fn write_out(&mut self) -> Result<disk::File> {
+        self.writer.write_out()
     }
 
     /// Takes the next run of blocks. Runs come in order of tensors and of their places in them; waves, which are runs of the
@@ -154,7 +221,7 @@ impl DeltaSink {
                 shape: t.shape,
                 blake3: hashes.result.clone(),
                 base: base.map(|((dtype, shape), blake3)| BaseTensor { dtype, shape, blake3 }),
-                payload,
+                payload: payload.map(|p| p.hash),
                 statistics,
             });
         }
@@ -168,16 +235,12 @@ impl DeltaSink {
         if let Some(tensor) = self.current.take() {
             let (statistics, histogram) = std::mem::take(&mut self.gathered).finish().unzip();
             let histogram = put_histogram(&histogram.unwrap_or_default());
-            self.payloads[tensor] = self.writer.end(&self.tensors[tensor].name, &histogram)?;
+            let hash = self.writer.end(&self.tensors[tensor].name, &histogram)?;
+            let payload = |(hash, (begin, end))| Payload { hash, begin, end };
+            self.payloads[tensor] = hash.zip(self.writer.last_payload()).map(payload);
             self.statistics[tensor] = statistics;
         }
         Ok(())
-    }
-}
-
-impl DeltaTarget for DeltaSink {
-    fn take(&mut self, run: &CodedRun) -> Result<()> {
-        self.take_run(run)
     }
 }
 

@@ -4,6 +4,7 @@ mod card;
 mod chat_template;
 mod config;
 mod delta;
+mod journal;
 mod shards;
 mod side_files;
 mod staging;
@@ -11,9 +12,10 @@ mod staging;
 pub use card::card;
 pub use chat_template::{NAME as CHAT_TEMPLATE, chat_template};
 pub use config::ConfigEdits;
-pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes};
+pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes, WrittenTensor};
+pub use journal::Journal;
 pub use shards::Shards;
 pub use side_files::{
     SideFile, edited, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words,
 };
-pub use staging::{Existing, Locked, StagedFile, Staging, free_bytes, stream_whole, write_whole};
+pub use staging::{Existing, Locked, StagedFile, Staging, Unfinished, free_bytes, stream_whole, write_whole};

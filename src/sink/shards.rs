@@ -1,20 +1,18 @@
 //! The output's weight files: sized before the first write, filled at positions, synced while the merge goes on.
 
-use crate::error::{Error, Result};
+use crate::disk;
+use crate::error::Result;
 use crate::limits::WRITEBACK_BYTES;
 use crate::pass::Target;
 use crate::plan::Shard;
-use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
-use rustix::io::Errno;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Open weight files in a staging folder.
 #[derive(Debug)]
 pub struct Shards {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<disk::File>,
     can_copy: AtomicBool,
     unsynced: AtomicU64,
     sync: Option<Syncer>,
@@ -23,20 +21,46 @@ pub struct Shards {
 /// A thread that starts write-back early, so that the final sync finds little to do.
 #[derive(Debug)]
 struct Syncer {
-    request: crossbeam_channel::Sender<File>,
-    thread: std::thread::JoinHandle<()>,
+    request: crossbeam_channel::Sender<disk::File>,
+    thread: std::thread::JoinHandle<Result<()>>,
 }
 
 impl Shards {
     /// Creates the files at their full lengths and writes their headers.
     pub fn create(folder: &Path, plan: &[Shard]) -> Result<Self> {
         let files = plan.iter().map(|shard| create(&folder.join(&shard.name), shard)).collect::<Result<_>>()?;
-        Ok(Self {
-            files,
-            can_copy: AtomicBool::new(shares_blocks(folder)),
-            unsynced: AtomicU64::new(0),
-            sync: Syncer::start(),
-        })
+        Ok(Self::new(folder, files))
+    }
+
+    /// Opens the files that an earlier run created.
+    pub fn resume(folder: &Path, plan: &[Shard]) -> Result<Self> {
+        let files = plan.iter().map(|s| disk::File::open(&folder.join(&s.name))).collect::<Result<_>>()?;
+        Ok(Self::new(folder, files))
+    }
+
+    fn new(folder: &Path, files: Vec<disk::File>) -> Self {
+        let can_copy = AtomicBool::new(shares_blocks(folder));
+        Self { files, can_copy, unsynced: AtomicU64::new(0), sync: Syncer::start() }
+    }
+
+    /// Fills `buffer` with what stands at `offset` of a file.
+    pub fn read(&self, shard: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.files[shard].read_at(buffer, offset)
+    }
+
+    /// All files, to be synced.
+    pub fn all_again(&self) -> Result<Vec<disk::File>> {
+        self.again(0..self.files.len())
+    }
+
+    /// What tells each file from a changed one.
+    pub fn identities(&self) -> Result<Vec<[i64; 6]>> {
+        self.files.iter().map(disk::File::identity).collect()
+    }
+
+    /// Files that have these numbers, to be synced.
+    pub fn again(&self, shards: impl Iterator<Item = usize>) -> Result<Vec<disk::File>> {
+        shards.map(|shard| self.files[shard].again()).collect()
     }
 
     /// Adds a file at `path`, behind all others.
@@ -49,9 +73,10 @@ impl Shards {
     pub fn finish(mut self) -> Result<()> {
         if let Some(sync) = self.sync.take() {
             drop(sync.request);
-            let _ = sync.thread.join();
+            // The kernel tells an error once: one that was met early would not come again below.
+            sync.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
-        self.files.iter().try_for_each(|(path, file)| file.sync_all().map_err(Error::io(path, "sync")))
+        self.files.iter().try_for_each(disk::File::sync)
     }
 
     fn written(&self, shard: usize, bytes: u64) {
@@ -59,7 +84,7 @@ impl Shards {
         if before + bytes < WRITEBACK_BYTES {
             return;
         }
-        if let (Some(sync), Ok(file)) = (&self.sync, self.files[shard].1.try_clone())
+        if let (Some(sync), Ok(file)) = (&self.sync, self.files[shard].again())
             && sync.request.try_send(file).is_ok()
         {
             self.unsynced.store(0, Ordering::Relaxed);
@@ -67,11 +92,12 @@ impl Shards {
     }
 }
 
-fn create(path: &Path, shard: &Shard) -> Result<(PathBuf, File)> {
-    let file = File::options().read(true).write(true).create_new(true).open(path).map_err(Error::io(path, "create"))?;
-    reserve(&file, path, shard.file_bytes())?;
-    file.write_all_at(&shard.header, 0).map_err(Error::io(path, "write"))?;
-    Ok((path.to_owned(), file))
+fn create(path: &Path, shard: &Shard) -> Result<disk::File> {
+    disk::remove_file(path)?;
+    let file = disk::File::create(path)?;
+    file.reserve(shard.file_bytes())?;
+    file.write_at(&shard.header, 0)?;
+    Ok(file)
 }
 
 /// Whether the folder's file system can copy without moving bytes: by sharing blocks, or on its server. Elsewhere (ext4,
@@ -87,20 +113,9 @@ fn shares_blocks(folder: &Path) -> bool {
     kind.is_ok_and(|kind| [BTRFS, XFS, BCACHEFS, ZFS, NFS, SMB2].contains(&kind))
 }
 
-/// Sets the length and, where the file system can, reserves the space, so that a full disk shows before the merge.
-fn reserve(file: &File, path: &Path, bytes: u64) -> Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-            file.set_len(bytes).map_err(Error::io(path, "set the length"))
-        }
-        result => result.map_err(|e| Error::io(path, "reserve space")(e.into())),
-    }
-}
-
 impl Target for Shards {
     fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (path, file) = &self.files[shard];
-        file.write_all_at(bytes, offset).map_err(Error::io(path, "write"))?;
+        self.files[shard].write_at(bytes, offset)?;
         self.written(shard, bytes.len() as u64);
         Ok(())
     }
@@ -109,20 +124,10 @@ impl Target for Shards {
         if !self.can_copy.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let (path, file) = &self.files[shard];
-        let (mut source, mut target) = (from.1, offset);
-        while target < offset + bytes {
-            let left = usize::try_from(offset + bytes - target).unwrap_or(usize::MAX);
-            match copy_file_range(from.0, Some(&mut source), file, Some(&mut target), left) {
-                // A file that became shorter: the identity check before publishing tells it.
-                Ok(0) => return Ok(false),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
-                    self.can_copy.store(false, Ordering::Relaxed);
-                    return Ok(false);
-                }
-                Err(e) => return Err(Error::io(path, "copy into")(e.into())),
-            }
+        let copied = self.files[shard].copy_at(offset, from, bytes)?;
+        if copied.is_none() {
+            self.can_copy.store(false, Ordering::Relaxed);
+            return Ok(false);
         }
         self.written(shard, bytes);
         Ok(true)
@@ -131,9 +136,8 @@ impl Target for Shards {
 
 impl Syncer {
     fn start() -> Option<Self> {
-        let (request, requests) = crossbeam_channel::bounded::<File>(1);
-        // Errors come again at the final sync, which decides.
-        let work = move || requests.iter().for_each(|file| drop(file.sync_data()));
+        let (request, requests) = crossbeam_channel::bounded::<disk::File>(1);
+        let work = move || requests.iter().try_for_each(|file| file.sync_data());
         let thread = std::thread::Builder::new().name("sync".into()).spawn(work).ok()?;
         Some(Self { request, thread })
     }

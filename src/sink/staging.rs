@@ -1,13 +1,14 @@
 //! The staging folder: nothing has a final name until everything is whole and synced.
 //!
 //! `OUT` is built as `.OUT.part-ID` beside it, under a lock on `.OUT.lock`. Publishing renames the folder; `--overwrite`
-//! exchanges the two names in one step and then removes the old folder. Dropping an unpublished staging removes it.
+//! exchanges the two names in one step and then removes the old folder. Dropping an unpublished staging removes it, unless
+//! it is kept to be resumed.
 
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
-use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
+use rustix::fs::statvfs;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What to do with an output that is already there.
@@ -19,6 +20,15 @@ pub enum Existing {
     Replace,
 }
 
+/// What to do with what an interrupted run has left of the same output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// Remove it.
+    Discard,
+    /// Go on with it.
+    Resume,
+}
+
 /// An output being built.
 #[derive(Debug)]
 pub struct Staging {
@@ -27,19 +37,20 @@ pub struct Staging {
     lock_path: PathBuf,
     _lock: File,
     existing: Existing,
-    published: bool,
+    stays: bool,
 }
 
 impl Staging {
-    /// Locks `out` and makes an empty folder to build it in. `id` names the plan.
+    /// Locks `out` and makes an empty folder to build it in, or takes the one that a run of the same plan has left. `id`
+    /// names the plan. What runs of other plans have left is removed.
     ///
     /// An output that is, or holds, one of `inputs` is refused whatever `existing` says.
-    pub fn begin(out: &Path, id: &str, existing: Existing, inputs: &[&Path]) -> Result<Self> {
+    pub fn begin(out: &Path, id: &str, existing: Existing, unfinished: Unfinished, inputs: &[&Path]) -> Result<Self> {
         let out = absolute(out)?;
         refuse_inputs(&out, inputs)?;
         let parent =
             out.parent().ok_or_else(|| Error::Usage(format!("{}: not a folder to write to", out.display())))?;
-        fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+        disk::make_folders(parent)?;
         refuse_existing(&out, existing)?;
         let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let lock_path = parent.join(format!(".{name}.lock"));
@@ -47,9 +58,38 @@ impl Staging {
         // Again, now that nobody else can publish.
         refuse_existing(&out, existing)?;
         let folder = parent.join(format!(".{name}.part-{}", &id[..16]));
-        remove_folder(&folder)?;
-        fs::create_dir(&folder).map_err(Error::io(&folder, "make the folder"))?;
-        Ok(Self { out, folder, lock_path, _lock: lock, existing, published: false })
+        let mut staging = Self { out, folder, lock_path, _lock: lock, existing, stays: true };
+        staging.remove_leftovers(&format!(".{name}.part-"), unfinished)?;
+        if !staging.folder.is_dir() {
+            disk::make_folder(&staging.folder)?;
+        }
+        staging.stays = false;
+        Ok(staging)
+    }
+
+    /// Removes what earlier runs have left, but for what is to be resumed.
+    fn remove_leftovers(&self, prefix: &str, unfinished: Unfinished) -> Result<()> {
+        let parent = self.folder.parent().unwrap_or(Path::new("/"));
+        for entry in fs::read_dir(parent).map_err(Error::io(parent, "list the folder"))? {
+            let path = entry.map_err(Error::io(parent, "list the folder"))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let id = name.strip_prefix(prefix).filter(|id| id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+            if id.is_some() && (path != self.folder || unfinished == Unfinished::Discard) {
+                disk::remove_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the folder empty again.
+    pub fn clear(&self) -> Result<()> {
+        disk::remove_folder(&self.folder)?;
+        disk::make_folder(&self.folder)
+    }
+
+    /// Leaves the folder for a later run to go on with.
+    pub fn keep(mut self) {
+        self.stays = true;
     }
 
     /// Fails if `out` is there and may not be replaced.
@@ -71,11 +111,13 @@ impl Staging {
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.folder.join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+            disk::make_folders(parent)?;
         }
-        let mut file = File::create(&path).map_err(Error::io(&path, "create"))?;
-        file.write_all(content).map_err(Error::io(&path, "write"))?;
-        file.sync_all().map_err(Error::io(&path, "sync"))
+        // What a resumed run had written before it was stopped.
+        disk::remove_file(&path)?;
+        let file = disk::File::create(&path)?;
+        file.write_at(content, 0)?;
+        file.sync()
     }
 
     /// Syncs the folders and gives the output its name.
@@ -83,25 +125,28 @@ impl Staging {
         sync_folders(&self.folder)?;
         let occupied = self.out.exists() && !is_empty_folder(&self.out);
         if occupied && self.existing == Existing::Replace {
-            renameat_with(CWD, &self.folder, CWD, &self.out, RenameFlags::EXCHANGE)
-                .map_err(|e| Error::io(&self.out, "exchange with the new output")(e.into()))?;
-            self.published = true;
-            remove_folder(&self.folder)?;
+            disk::exchange(&self.folder, &self.out)?;
+            self.stays = true;
+            self.sync_parent()?;
+            disk::remove_folder(&self.folder)
         } else {
-            fs::rename(&self.folder, &self.out).map_err(Error::io(&self.out, "give the output its name"))?;
-            self.published = true;
+            disk::rename(&self.folder, &self.out)?;
+            self.stays = true;
+            self.sync_parent()
         }
-        let parent = self.out.parent().unwrap_or(Path::new("/"));
-        sync_folder(parent)
+    }
+
+    fn sync_parent(&self) -> Result<()> {
+        disk::sync_folder(self.out.parent().unwrap_or(Path::new("/")))
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.published {
-            let _ = fs::remove_dir_all(&self.folder);
+        if !self.stays {
+            let _ = disk::remove_folder(&self.folder);
         }
-        let _ = fs::remove_file(&self.lock_path);
+        let _ = disk::remove_file(&self.lock_path);
     }
 }
 
@@ -121,7 +166,7 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        let _ = disk::remove_file(&self.path);
     }
 }
 
@@ -133,21 +178,23 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
 /// Makes `path` of what `write` puts out: whole and synced, or not at all. Returns its length.
 pub fn stream_whole(path: &Path, write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>) -> Result<u64> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+    disk::make_folders(parent)?;
     let part = parent.join(format!(".{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
-    let mut file = File::create(&part).map_err(Error::io(&part, "create"))?;
+    disk::remove_file(&part)?;
+    let file = disk::File::create(&part)?;
     let mut bytes = 0;
     let written = write(&mut |piece| {
+        file.write_at(piece, bytes)?;
         bytes += piece.len() as u64;
-        file.write_all(piece).map_err(Error::io(&part, "write"))
+        Ok(())
     });
     let named = written.and_then(|()| {
-        file.sync_all().map_err(Error::io(&part, "sync"))?;
-        fs::rename(&part, path).map_err(Error::io(path, "give the file its name"))?;
-        sync_folder(parent)
+        file.sync()?;
+        disk::rename(&part, path)?;
+        disk::sync_folder(parent)
     });
     if named.is_err() {
-        let _ = fs::remove_file(&part);
+        let _ = disk::remove_file(&part);
     }
     named.map(|()| bytes)
 }
@@ -160,16 +207,16 @@ pub struct StagedFile {
     lock_path: PathBuf,
     _lock: File,
     existing: Existing,
-    published: bool,
+    stays: bool,
 }
 
 impl StagedFile {
     /// Locks `out`. An output that is one of `inputs` is refused whatever `existing` says.
-    pub fn begin(out: &Path, existing: Existing, inputs: &[&Path]) -> Result<Self> {
+    pub fn begin(out: &Path, existing: Existing, unfinished: Unfinished, inputs: &[&Path]) -> Result<Self> {
         let out = absolute(out)?;
         refuse_inputs(&out, inputs)?;
         let parent = out.parent().ok_or_else(|| Error::Usage(format!("{}: not a file to write", out.display())))?;
-        fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
+        disk::make_folders(parent)?;
         let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
         refuse_existing_file(&out, existing)?;
         let lock_path = parent.join(format!(".{name}.lock"));
@@ -177,43 +224,43 @@ impl StagedFile {
         // Again, now that nobody else can publish.
         refuse_existing_file(&out, existing)?;
         let part = parent.join(format!(".{name}.part"));
-        match fs::remove_file(&part) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&part, "remove")(e)),
-            _ => {}
+        if unfinished == Unfinished::Discard {
+            disk::remove_file(&part)?;
         }
-        Ok(Self { out, part, lock_path, _lock: lock, existing, published: false })
+        Ok(Self { out, part, lock_path, _lock: lock, existing, stays: false })
     }
 
-    /// The file to fill; it does not exist yet.
+    /// Leaves the file for a later run to go on with.
+    pub fn keep(mut self) {
+        self.stays = true;
+    }
+
+    /// The file to fill; it does not exist, unless it is to be resumed.
     pub fn part(&self) -> &Path {
         &self.part
     }
 
     /// Gives the file, which must be synced, its name.
     pub fn publish(mut self) -> Result<()> {
-        let flags = if self.existing == Existing::Refuse { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
-        match renameat_with(CWD, &self.part, CWD, &self.out, flags) {
-            Err(rustix::io::Errno::EXIST) => {
-                let problem = "another program made it meanwhile; choose another name, or pass --overwrite".to_owned();
-                return Err(Error::OutputExists { path: self.out.clone(), problem });
-            }
-            // A file system that cannot refuse: the lock and the check above have to do.
-            Err(rustix::io::Errno::INVAL) => {
-                fs::rename(&self.part, &self.out).map_err(Error::io(&self.out, "give the output its name"))?;
-            }
-            result => result.map_err(|e| Error::io(&self.out, "give the output its name")(e.into()))?,
+        let free = match self.existing {
+            Existing::Refuse => disk::rename_to_free(&self.part, &self.out)?,
+            Existing::Replace => disk::rename(&self.part, &self.out).map(|()| true)?,
+        };
+        if !free {
+            let problem = "another program made it meanwhile; choose another name, or pass --overwrite".to_owned();
+            return Err(Error::OutputExists { path: self.out.clone(), problem });
         }
-        self.published = true;
-        sync_folder(self.out.parent().unwrap_or(Path::new("/")))
+        self.stays = true;
+        disk::sync_folder(self.out.parent().unwrap_or(Path::new("/")))
     }
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if !self.published {
-            let _ = fs::remove_file(&self.part);
+        if !self.stays {
+            let _ = disk::remove_file(&self.part);
         }
-        let _ = fs::remove_file(&self.lock_path);
+        let _ = disk::remove_file(&self.lock_path);
     }
 }
 
@@ -317,13 +364,6 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-fn remove_folder(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove")(e)),
-        _ => Ok(()),
-    }
-}
-
 fn sync_folders(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))? {
         let path = entry.map_err(Error::io(folder, "list the folder"))?.path();
@@ -331,11 +371,7 @@ fn sync_folders(folder: &Path) -> Result<()> {
             sync_folders(&path)?;
         }
     }
-    sync_folder(folder)
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder, "sync"))
+    disk::sync_folder(folder)
 }
 
 #[cfg(test)]
@@ -348,7 +384,7 @@ mod tests {
     fn an_output_appears_whole_and_only_when_published() {
         let root = tempfile::tempdir().unwrap();
         let out = root.path().join("a/out");
-        let staging = Staging::begin(&out, ID, Existing::Refuse, &[]).unwrap();
+        let staging = Staging::begin(&out, ID, Existing::Refuse, Unfinished::Discard, &[]).unwrap();
         staging.write("sub/x.txt", b"x").unwrap();
         assert!(!out.exists());
         staging.publish().unwrap();
@@ -359,7 +395,7 @@ mod tests {
     #[test]
     fn an_unpublished_output_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
-        drop(Staging::begin(&root.path().join("out"), ID, Existing::Refuse, &[]).unwrap());
+        drop(Staging::begin(&root.path().join("out"), ID, Existing::Refuse, Unfinished::Discard, &[]).unwrap());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
@@ -369,8 +405,8 @@ mod tests {
         let out = root.path().join("out");
         fs::create_dir(&out).unwrap();
         fs::write(out.join("config.json"), "old").unwrap();
-        assert_eq!(Staging::begin(&out, ID, Existing::Refuse, &[]).unwrap_err().exit_code(), 73);
-        let staging = Staging::begin(&out, ID, Existing::Replace, &[]).unwrap();
+        assert_eq!(Staging::begin(&out, ID, Existing::Refuse, Unfinished::Discard, &[]).unwrap_err().exit_code(), 73);
+        let staging = Staging::begin(&out, ID, Existing::Replace, Unfinished::Discard, &[]).unwrap();
         staging.write("new", b"").unwrap();
         assert!(out.join("config.json").exists());
         staging.publish().unwrap();
@@ -384,15 +420,16 @@ mod tests {
         let out = root.path().join("home");
         fs::create_dir(&out).unwrap();
         fs::write(out.join("letters.txt"), "dear").unwrap();
-        assert_eq!(Staging::begin(&out, ID, Existing::Replace, &[]).unwrap_err().exit_code(), 73);
+        assert_eq!(Staging::begin(&out, ID, Existing::Replace, Unfinished::Discard, &[]).unwrap_err().exit_code(), 73);
         assert!(out.join("letters.txt").exists());
     }
 
     #[test]
     fn a_second_run_on_the_same_output_is_told_so() {
         let root = tempfile::tempdir().unwrap();
-        let _first = Staging::begin(&root.path().join("out"), ID, Existing::Refuse, &[]).unwrap();
-        let second = Staging::begin(&root.path().join("./out"), ID, Existing::Refuse, &[]).unwrap_err();
+        let _first = Staging::begin(&root.path().join("out"), ID, Existing::Refuse, Unfinished::Discard, &[]).unwrap();
+        let second =
+            Staging::begin(&root.path().join("./out"), ID, Existing::Refuse, Unfinished::Discard, &[]).unwrap_err();
         assert_eq!(second.exit_code(), 75);
     }
 }

@@ -107,6 +107,15 @@ impl Files {
         Ok(buffer)
     }
 
+    /// What tells each file from a changed one: inode, length, times of the last change of content and of state.
+    pub fn identities(&self) -> Vec<[i64; 6]> {
+        let of = |i: &Identity| {
+            let ((a, b), (c, d)) = (i.modified, i.changed);
+            [i.inode as i64, i.bytes as i64, a, b, c, d]
+        };
+        self.files.iter().map(|f| of(&f.opened_as)).collect()
+    }
+
     /// The file itself, for copies inside the kernel.
     pub fn file(&self, file: usize) -> &File {
         &self.files[file].file

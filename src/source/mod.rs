@@ -19,4 +19,4 @@ pub use delta::{DeltaFile, chained, common_elements, histogram, is_delta, open_c
 pub use files::{Counter, Files, Io, Span};
 pub use header::{Header, parse_header};
 pub use index::parse_index;
-pub use piece_hash::PieceHash;
+pub use piece_hash::{HashState, Hashed, PieceHash};

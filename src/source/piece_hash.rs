@@ -6,6 +6,7 @@
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use blake3::{CHUNK_LEN, Hash, Hasher};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,8 @@ struct State {
     partial: BTreeMap<u64, Partial>,
     /// Covered byte ranges, start to end, joined where they touch.
     covered: BTreeMap<u64, u64>,
+    /// The hash, where it is all that is known.
+    known: Option<Hash>,
 }
 
 #[derive(Debug)]
@@ -35,36 +38,125 @@ struct Partial {
     filled: usize,
 }
 
+/// A piece that is hashed, but not yet part of the file's hash.
+#[derive(Debug)]
+pub struct Hashed {
+    start: u64,
+    end: u64,
+    subtrees: Vec<(u64, u32, ChainingValue)>,
+    /// Parts of chunks: where they begin, and their bytes.
+    parts: [(u64, Vec<u8>); 2],
+}
+
+/// All that a [`PieceHash`] knows, to be kept in a file. Equal for equal bytes in the same ranges, whatever pieces they
+/// came in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashState {
+    /// Ranges that were given: start and end.
+    pub covered: Vec<(u64, u64)>,
+    subtrees: Vec<(u64, u32, String)>,
+    partial: Vec<(u64, usize, String)>,
+}
+
 impl PieceHash {
     /// For a file of `bytes`.
     pub fn new(bytes: u64) -> Self {
         Self { bytes, state: Mutex::default() }
     }
 
+    /// A hash that is known already.
+    pub fn known(bytes: u64, hash: Hash) -> Self {
+        let state = State { covered: [(0, bytes)].into(), known: Some(hash), ..State::default() };
+        Self { bytes, state: Mutex::new(state) }
+    }
+
     /// Takes the bytes at `offset`. What was given before is not looked at again: a file may be read for several tensors.
     pub fn update(&self, offset: u64, piece: &[u8]) {
         assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
-        let fresh = self.lock().claim(offset, offset + piece.len() as u64);
+        let fresh = self.lock().gaps(offset, offset + piece.len() as u64);
         for range in fresh {
-            self.take(range.start, &piece[(range.start - offset) as usize..(range.end - offset) as usize]);
+            let bytes = &piece[(range.start - offset) as usize..(range.end - offset) as usize];
+            if !self.insert(self.hash_piece(range.start, bytes)) {
+                // Another thread gave a part of it meanwhile.
+                self.update(range.start, bytes);
+            }
         }
     }
 
-    fn take(&self, offset: u64, piece: &[u8]) {
+    /// Hashes the bytes at `offset`, as far as they were not given before, for [`PieceHash::give`].
+    pub fn hash(&self, offset: u64, piece: &[u8]) -> Vec<Hashed> {
+        assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
+        let fresh = self.lock().gaps(offset, offset + piece.len() as u64);
+        let bytes = |r: &Range<u64>| &piece[(r.start - offset) as usize..(r.end - offset) as usize];
+        fresh.iter().map(|range| self.hash_piece(range.start, bytes(range))).collect()
+    }
+
+    /// Takes what [`PieceHash::hash`] made of bytes that were not given since.
+    pub fn give(&self, hashed: Vec<Hashed>) {
+        for piece in hashed {
+            assert!(self.insert(piece), "given twice");
+        }
+    }
+
+    fn hash_piece(&self, offset: u64, piece: &[u8]) -> Hashed {
         let end = offset + piece.len() as u64;
         let first_whole = offset.next_multiple_of(CHUNK).min(end);
         let last_whole = if end == self.bytes { end } else { end / CHUNK * CHUNK }.max(first_whole);
         // A file of one chunk has no subtrees, only a root: it is kept as partial data.
         let (first_whole, last_whole) = if self.bytes <= CHUNK { (end, end) } else { (first_whole, last_whole) };
         let at = |o: u64| (o - offset) as usize;
-        let hashed = self.hash_subtrees(first_whole, &piece[at(first_whole)..at(last_whole)]);
+        let subtrees = self.hash_subtrees(first_whole, &piece[at(first_whole)..at(last_whole)]);
+        let parts = [(offset, piece[..at(first_whole)].to_vec()), (last_whole, piece[at(last_whole)..].to_vec())];
+        Hashed { start: offset, end, subtrees, parts }
+    }
 
+    /// Adds a piece, in one step, so that what is covered is always what is known. `false` if a part of it is there already.
+    fn insert(&self, hashed: Hashed) -> bool {
         let mut state = self.lock();
-        for (chunk, level, value) in hashed {
+        if state.gaps(hashed.start, hashed.end) != [hashed.start..hashed.end] {
+            return false;
+        }
+        state.cover(hashed.start, hashed.end);
+        for (chunk, level, value) in hashed.subtrees {
             state.insert(self.chunks(), chunk, level, value);
         }
-        self.keep_partial(&mut state, offset, &piece[..at(first_whole)]);
-        self.keep_partial(&mut state, last_whole, &piece[at(last_whole)..]);
+        for (offset, part) in hashed.parts {
+            self.keep_partial(&mut state, offset, &part);
+        }
+        true
+    }
+
+    /// All that is known so far.
+    pub fn state(&self) -> HashState {
+        let state = self.lock();
+        let subtree = |(&chunk, &(level, value)): (&u64, &(u32, ChainingValue))| {
+            (chunk, level, Hash::from_bytes(value).to_hex().to_string())
+        };
+        HashState {
+            covered: state.covered.iter().map(|(&start, &end)| (start, end)).collect(),
+            subtrees: state.subtrees.iter().map(subtree).collect(),
+            partial: state.partial.iter().map(|(&chunk, p)| (chunk, p.filled, hex(&p.data))).collect(),
+        }
+    }
+
+    /// For a file of `bytes` of which so much is known; `None` if that cannot be.
+    pub fn restore(bytes: u64, known: &HashState) -> Option<Self> {
+        let mut state = State::default();
+        let mut last = 0;
+        for &(start, end) in &known.covered {
+            if start < last || end < start || end > bytes {
+                return None;
+            }
+            state.covered.insert(start, end);
+            last = end;
+        }
+        for (chunk, level, value) in &known.subtrees {
+            state.subtrees.insert(*chunk, (*level, *Hash::from_hex(value).ok()?.as_bytes()));
+        }
+        for (chunk, filled, data) in &known.partial {
+            state.partial.insert(*chunk, Partial { data: unhex(data)?, filled: *filled });
+        }
+        Some(Self { bytes, state: Mutex::new(state) })
     }
 
     /// The ranges that have not been given yet, in order.
@@ -78,9 +170,17 @@ impl PieceHash {
 
     /// The hash. Panics if a byte is missing.
     pub fn finish(self) -> Hash {
-        assert!(self.missing().is_empty(), "hash asked for before every byte was given");
+        self.root().expect("hash asked for before every byte was given")
+    }
+
+    /// The hash, once every byte was given.
+    pub fn root(&self) -> Option<Hash> {
+        let state = self.lock();
+        state.gaps(0, self.bytes).is_empty().then(|| state.known.unwrap_or_else(|| self.root_of(&state)))
+    }
+
+    fn root_of(&self, state: &State) -> Hash {
         let chunks = self.chunks();
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if self.bytes <= CHUNK {
             let data = state.partial.get(&0).map_or(&[][..], |p| &p.data);
             return blake3::hash(data);
@@ -133,13 +233,6 @@ impl PieceHash {
 }
 
 impl State {
-    /// The parts of a range that are not covered, which then are.
-    fn claim(&mut self, start: u64, end: u64) -> Vec<Range<u64>> {
-        let fresh = self.gaps(start, end);
-        fresh.iter().for_each(|range| self.cover(range.start, range.end));
-        fresh
-    }
-
     /// The parts of a range that are not covered, in order.
     fn gaps(&self, start: u64, end: u64) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
@@ -202,6 +295,15 @@ impl State {
     }
 }
 
+fn hex(data: &[u8]) -> String {
+    data.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+    Some(digits?.chunks_exact(2).map(|d| d[0] << 4 | d[1]).collect())
+}
+
 /// Chunks of the left subtree: the largest power of two below `chunks`.
 fn left_chunks(chunks: u64) -> u64 {
     1 << (chunks - 1).ilog2()
@@ -235,6 +337,37 @@ mod tests {
                 }
             }
             prop_assert_eq!(hash.finish(), blake3::hash(&data));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_state_that_was_kept_goes_on_to_the_same_hash(
+            bytes in prop_oneof![0usize..5000, Just(1024), Just(2048), 60_000usize..70_000],
+            cuts in prop::collection::vec(0.0..1.0f64, 0..9),
+            kept in 0usize..9,
+            ahead in prop::bool::ANY,
+        ) {
+            let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
+            let mut at: Vec<usize> = cuts.iter().map(|c| (c * bytes as f64) as usize).chain([0, bytes]).collect();
+            at.sort_unstable();
+            let mut hash = PieceHash::new(bytes as u64);
+            for (i, piece) in at.windows(2).map(|w| w[0]..w[1]).enumerate() {
+                let text = serde_json::to_string(&hash.state()).unwrap();
+                let state: HashState = serde_json::from_str(&text).unwrap();
+                let again = PieceHash::new(bytes as u64);
+                again.update(0, &data[..piece.start]);
+                prop_assert_eq!(&again.state(), &state);
+                if i == kept {
+                    hash = PieceHash::restore(bytes as u64, &state).unwrap();
+                }
+                if ahead {
+                    hash.give(hash.hash(piece.start as u64 / 2, &data[piece.start / 2..piece.end]));
+                } else {
+                    hash.update(piece.start as u64, &data[piece]);
+                }
+            }
+            prop_assert_eq!(hash.root(), Some(blake3::hash(&data)));
         }
     }
 

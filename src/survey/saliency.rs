@@ -33,7 +33,12 @@ impl Saliency {
         Self { score, sums: vec![BlockSum::default(); models * tensors], models }
     }
 
-    /// Sets the sum of magnitudes of a tensor, for a task whose delta file has it.
+    /// The sum over a tensor, for a task.
+    pub fn sum(&self, tensor: usize, task: usize) -> f64 {
+        self.sums[tensor * self.models + task].get()
+    }
+
+    /// Sets the sum over a tensor, for a task of which it is known.
     pub fn know(&mut self, tensor: usize, task: usize, sum: f64) {
         self.sums[tensor * self.models + task] = BlockSum::of(sum);
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod bench;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use taskvec::pass::{Silent, Stop};
 use taskvec::plan::Options;
 use taskvec::recipe::Recipe;
 use taskvec::report::Report;
-use taskvec::sink::Existing;
+use taskvec::sink::{Existing, Unfinished};
 use taskvec::source::{Io, Links};
 
 /// A safetensors file in memory.
@@ -110,6 +112,9 @@ pub fn merge(recipe: Recipe, folder: &Path, out: &Path, options: Options, io: Io
         masks: None,
         hash_inputs: true,
         existing: Existing::Refuse,
+        unfinished: Unfinished::Discard,
+        read_back: false,
+        journal: None,
         progress: &Silent,
         stop: &stop,
     };
@@ -127,7 +132,19 @@ pub fn diff_run(codec: Codec) -> DiffRun<'static> {
 /// Plain settings for tests.
 pub fn apply_run() -> ApplyRun<'static> {
     let (io, links, existing) = (Io::Mmap, Links::Inside, Existing::Refuse);
-    ApplyRun { verify: Verify::Full, threads: 2, io, links, existing, progress: &Silent, stop: &NEVER }
+    let unfinished = Unfinished::Discard;
+    ApplyRun {
+        verify: Verify::Full,
+        threads: 2,
+        io,
+        links,
+        existing,
+        unfinished,
+        read_back: false,
+        journal: None,
+        progress: &Silent,
+        stop: &NEVER,
+    }
 }
 
 /// Everything below `folder`, by path inside it: the content of files, empty for folders.

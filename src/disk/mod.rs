@@ -1,0 +1,227 @@
+//! Every change to the file system that an output is made with. Errors name the path; calls that a signal interrupts are
+//! made again; short writes are continued. Tests let each call fail or end the process (`fail`, feature `failpoints`).
+
+#[cfg(feature = "failpoints")]
+pub mod fail;
+#[cfg(not(feature = "failpoints"))]
+mod real;
+
+#[cfg(not(feature = "failpoints"))]
+use real as fail;
+
+use crate::error::{Error, Result};
+use fail::Call;
+use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags, copy_file_range, fadvise, fallocate, renameat_with};
+use rustix::io::Errno;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// How often an interrupted call is made again.
+const ATTEMPTS: usize = 1000;
+
+/// A file being written.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl File {
+    /// Makes a file that does not exist yet.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = call(Call::Create, path, "create", || {
+            fs::File::options().read(true).write(true).create_new(true).open(path)
+        })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Opens a file to be written further.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = fs::File::options().read(true).write(true).open(path).map_err(Error::io(path, "open"))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same open file again.
+    pub fn again(&self) -> Result<Self> {
+        let file = self.file.try_clone().map_err(Error::io(&self.path, "open again"))?;
+        Ok(Self { path: self.path.clone(), file })
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    pub fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+        let mut attempts = 0;
+        while !bytes.is_empty() {
+            let wrote = fail::write(&self.path, offset, bytes).and_then(|bytes| self.file.write_at(bytes, offset));
+            match wrote {
+                Ok(0) => return Err(Error::io(&self.path, "write")(io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    fail::wrote(&self.path, offset, &bytes[..n]);
+                    (bytes, offset) = (&bytes[n..], offset + n as u64);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted && attempts < ATTEMPTS => attempts += 1,
+                Err(e) => return Err(Error::io(&self.path, "write")(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the length and, where the file system can, reserves the space, so that a full disk shows before the work.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        call(Call::Reserve(bytes), &self.path, "reserve space", || {
+            match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.file.set_len(bytes),
+                result => result.map_err(io::Error::from),
+            }
+        })
+    }
+
+    /// Cuts the file, or makes it longer.
+    pub fn set_len(&self, bytes: u64) -> Result<()> {
+        call(Call::SetLen(bytes), &self.path, "set the length", || self.file.set_len(bytes))
+    }
+
+    /// Copies `bytes` at `from.1` of a file to `offset` inside the kernel; `None` if it cannot.
+    pub fn copy_at(&self, offset: u64, from: (&fs::File, u64), bytes: u64) -> Result<Option<()>> {
+        let (mut source, mut target) = (from.1, offset);
+        while target < offset + bytes {
+            let left = usize::try_from(offset + bytes - target).unwrap_or(usize::MAX);
+            match copy_file_range(from.0, Some(&mut source), &self.file, Some(&mut target), left) {
+                // A file that became shorter: the identity check before publishing tells it.
+                Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                    return Ok(None);
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::io(&self.path, "copy into")(e.into())),
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Fills `buffer` with what stands at `offset`.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(Error::io(&self.path, "read"))
+    }
+
+    /// What tells it from a changed file: inode, length, times of the last change of content and of state.
+    pub fn identity(&self) -> Result<[i64; 6]> {
+        let m = self.file.metadata().map_err(Error::io(&self.path, "read the state"))?;
+        Ok([m.ino() as i64, m.len() as i64, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
+    }
+
+    /// Waits until content and length are on the disk.
+    pub fn sync(&self) -> Result<()> {
+        call(Call::Sync, &self.path, "sync", || self.file.sync_all())
+    }
+
+    /// The same without times.
+    pub fn sync_data(&self) -> Result<()> {
+        call(Call::Sync, &self.path, "sync", || self.file.sync_data())
+    }
+}
+
+/// Makes a folder.
+pub fn make_folder(path: &Path) -> Result<()> {
+    call(Call::MakeFolder, path, "make the folder", || fs::create_dir(path))
+}
+
+/// Makes a folder and those above it that are missing, each on the disk before the next.
+pub fn make_folders(path: &Path) -> Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    make_folders(parent)?;
+    match make_folder(path) {
+        // Another process made it meanwhile.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_folder(parent)),
+    }
+}
+
+/// Waits until the names in a folder are on the disk.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    call(Call::SyncFolder, path, "sync", || fs::File::open(path).and_then(|f| f.sync_all()))
+}
+
+/// Gives a file or folder another name; what has that name is replaced, if it is a file or an empty folder.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    call(Call::Rename(from), to, "give the output its name", || fs::rename(from, to))
+}
+
+/// The same; `false` if there is something of that name.
+pub fn rename_to_free(from: &Path, to: &Path) -> Result<bool> {
+    let renamed = call(Call::Rename(from), to, "give the output its name", || {
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A file system that cannot refuse: locks and checks before this have to do.
+            Err(Errno::INVAL) => fs::rename(from, to),
+            result => result.map_err(io::Error::from),
+        }
+    });
+    match renamed {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// Exchanges two names in one step.
+pub fn exchange(from: &Path, to: &Path) -> Result<()> {
+    call(Call::Exchange(from), to, "exchange with the new output", || {
+        renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).map_err(io::Error::from)
+    })
+}
+
+/// Removes a file, if it is there.
+pub fn remove_file(path: &Path) -> Result<()> {
+    absent_is_fine(call(Call::Remove, path, "remove", || fs::remove_file(path)))
+}
+
+/// Removes a folder and all that is in it, if it is there. Links are removed, not followed.
+pub fn remove_folder(path: &Path) -> Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io(path, "list the folder"))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(path, "list the folder"))?;
+        let folder = entry.file_type().is_ok_and(|t| t.is_dir());
+        if folder { remove_folder(&entry.path())? } else { remove_file(&entry.path())? }
+    }
+    absent_is_fine(call(Call::RemoveFolder, path, "remove", || fs::remove_dir(path)))
+}
+
+/// Makes the kernel forget what it holds of a file that is on the disk, so that the next read comes from there.
+pub fn forget_cached(path: &Path) -> Result<()> {
+    let file = fs::File::open(path).map_err(Error::io(path, "open"))?;
+    fadvise(&file, 0, None, Advice::DontNeed).map_err(|e| Error::io(path, "read back")(e.into()))
+}
+
+fn absent_is_fine(removed: Result<()>) -> Result<()> {
+    match removed {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes a call, again if a signal interrupts it.
+fn call<T>(kind: Call<'_>, path: &Path, action: &'static str, make: impl Fn() -> io::Result<T>) -> Result<T> {
+    let mut attempts = 0;
+    loop {
+        match fail::gate(kind, path).and_then(|()| make()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && attempts < ATTEMPTS => attempts += 1,
+            result => {
+                if result.is_ok() {
+                    fail::done(kind, path);
+                }
+                return result.map_err(Error::io(path, action));
+            }
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! What a merge notes in its journal, and how a later run takes it up.
+
+use super::Run;
+use crate::error::{Error, Result};
+use crate::kernel::Change;
+use crate::pass::{CodedRun, Engine, Follower, PassRun, TensorHashes};
+use crate::plan::Plan;
+use crate::sink::{DeltaSink, Journal, Shards, Staging, Unfinished, WrittenTensor};
+use crate::source::{Files, HashState, PieceHash};
+use crate::survey::{Block, Form, Saliency, Statistic};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Bytes read at a time when parts are hashed again.
+const REHASH_BYTES: u64 = 4 << 20;
+
+/// What a line of the journal says: everything that came since the line before.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Line {
+    /// Pass 1: the bits of a tensor's sums, by task.
+    sums: Vec<(usize, Vec<u64>)>,
+    /// The merge: so many leading tensors are written.
+    tensors: usize,
+    /// Their changed elements, and the bits of their largest change.
+    changes: Vec<(usize, u64, u32)>,
+    /// The hashes of the base's side and the result's, as far as they are wanted.
+    hashes: Vec<(usize, Option<String>, Option<String>)>,
+    /// The payloads of the delta file.
+    delta: Vec<WrittenTensor>,
+    /// By shard: what has been written.
+    written: Vec<(usize, HashState)>,
+    /// By input file: what has been read and hashed.
+    inputs: Vec<(usize, HashState)>,
+    /// What tells the weight files from changed ones, where the run stopped and nobody wrote to them since.
+    parts: Option<Vec<[i64; 6]>>,
+}
+
+/// What an earlier run has done.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// Pass 1: the sums of tensors, by task.
+    pub sums: BTreeMap<usize, Vec<f64>>,
+    /// So many leading tensors are written.
+    pub tensors: usize,
+    changes: BTreeMap<usize, Change>,
+    hashes: BTreeMap<usize, (Option<String>, Option<String>)>,
+    /// The payloads of the delta file.
+    pub delta: Vec<WrittenTensor>,
+    written: BTreeMap<usize, HashState>,
+    inputs: BTreeMap<usize, HashState>,
+    parts: Option<Vec<[i64; 6]>>,
+}
+
+/// Notes what is done.
+#[derive(Debug)]
+pub struct Record {
+    journal: Journal,
+    /// Whether there is anything to go on with.
+    pub has_lines: bool,
+    /// Leading tensors that are written, and of which the journal knows.
+    done: usize,
+    noted: usize,
+    changes: Vec<Option<Change>>,
+    /// Bytes of each file of which the journal knows.
+    inputs: Vec<u64>,
+    written: Vec<u64>,
+}
+
+impl Past {
+    fn from_lines(lines: Vec<serde_json::Value>) -> Self {
+        let mut past = Self::default();
+        for line in lines {
+            let Ok(line) = serde_json::from_value::<Line>(line) else { break };
+            let float = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
+            past.sums.extend(line.sums.into_iter().map(|(t, bits)| (t, float(bits))));
+            past.tensors = past.tensors.max(line.tensors);
+            let change = |(t, elements, bits)| (t, Change { elements, max_abs: f32::from_bits(bits) });
+            past.changes.extend(line.changes.into_iter().map(change));
+            past.hashes.extend(line.hashes.into_iter().map(|(t, base, result)| (t, (base, result))));
+            past.delta.extend(line.delta);
+            past.written.extend(line.written);
+            past.inputs.extend(line.inputs);
+            past.parts = line.parts;
+        }
+        past
+    }
+
+    /// Whether there is anything to go on with.
+    pub fn is_empty(&self) -> bool {
+        self.tensors == 0 && self.sums.is_empty()
+    }
+
+    /// Forgets the merge: its parts are damaged.
+    pub fn forget_merge(&mut self) {
+        *self =
+            Self { sums: std::mem::take(&mut self.sums), inputs: std::mem::take(&mut self.inputs), ..Self::default() };
+    }
+
+    /// Takes over the hashes of inputs.
+    pub fn restore_inputs(&self, engine: &mut Engine<'_>) {
+        for (&file, state) in &self.inputs {
+            engine.restore_hash(file, state);
+        }
+    }
+
+    /// What is known of the output's tensors.
+    pub fn changes(&self, tensors: usize) -> Vec<Option<Change>> {
+        (0..tensors).map(|t| self.changes.get(&t).copied()).collect()
+    }
+
+    /// Takes over the hashes of tensors.
+    pub fn restore_tensors(&self, plan: &Plan, hashes: &mut TensorHashes) {
+        let known = |bytes: u64, hex: &Option<String>| {
+            let hash = blake3::Hash::from_hex(hex.as_ref()?).ok()?;
+            Some(PieceHash::known(bytes, hash))
+        };
+        for (&t, (base, result)) in &self.hashes {
+            let planned = &plan.tensors[t];
+            let base_bytes = planned.elements * planned.places[0].dtype.bytes() as u64;
+            if let Some(hash) = known(base_bytes, base) {
+                hashes.base[t] = hash;
+            }
+            if let Some(hash) = known(planned.bytes(), result) {
+                hashes.result[t] = hash;
+            }
+        }
+    }
+
+    /// Hashes again what stands in the weight files, unless nobody has written to them since the run stopped; `None` if it
+    /// is not what was written.
+    pub fn check_parts(&self, plan: &Plan, shards: &Shards) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
+        let start = Instant::now();
+        let untouched = self.parts.is_some() && self.parts == Some(shards.identities()?);
+        let mut bytes_read = 0;
+        let mut hashes = Vec::with_capacity(plan.shards.len());
+        for (number, shard) in plan.shards.iter().enumerate() {
+            let state = self.written.get(&number).cloned().unwrap_or_default();
+            let Some(hash) = PieceHash::restore(shard.file_bytes(), &state) else { return Ok(None) };
+            if !untouched {
+                let again = PieceHash::new(shard.file_bytes());
+                let mut buffer = Vec::new();
+                for &(from, to) in &state.covered {
+                    let mut at = from;
+                    while at < to {
+                        buffer.resize(REHASH_BYTES.min(to - at) as usize, 0);
+                        shards.read(number, at, &mut buffer)?;
+                        again.update(at, &buffer);
+                        at += buffer.len() as u64;
+                    }
+                    bytes_read += to - from;
+                }
+                if again.state() != state {
+                    return Ok(None);
+                }
+            }
+            hash.update(0, &shard.header);
+            hashes.push(hash);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Some((hashes, PassRun { name: "hash the parts again".into(), bytes_read, seconds })))
+    }
+}
+
+/// What is made of what: a journal with another first line is of another merge.
+pub fn first_line(plan: &Plan, run: &Run<'_>, files: &Files) -> serde_json::Value {
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "plan": plan.id,
+        "delta": plan.writes_delta().then(|| run.delta.map(|p| p.display().to_string())),
+        "hash_inputs": run.hash_inputs,
+        "inputs": files.identities(),
+    })
+}
+
+/// A short name of what is made of what.
+pub fn id(first: &serde_json::Value) -> String {
+    blake3::hash(first.to_string().as_bytes()).to_hex().to_string()
+}
+
+/// Begins the journal of a merge in its folder, or takes up what is there.
+pub fn open(
+    plan: &Plan,
+    run: &Run<'_>,
+    staging: &Staging,
+    first: &serde_json::Value,
+) -> Result<(Option<Record>, Past)> {
+    let Some(every) = run.journal else { return Ok((None, Past::default())) };
+    let found = match run.unfinished {
+        Unfinished::Resume => Journal::resume(staging.folder(), first, every)?,
+        Unfinished::Discard => None,
+    };
+    let (journal, past) = if let Some((journal, lines)) = found {
+        (journal, Past::from_lines(lines))
+    } else {
+        staging.clear()?;
+        (Journal::begin(staging.folder(), first, every)?, Past::default())
+    };
+    let record = Record {
+        journal,
+        has_lines: !past.is_empty(),
+        done: 0,
+        noted: 0,
+        changes: vec![None; plan.tensors.len()],
+        inputs: vec![0; plan.files.len()],
+        written: vec![0; plan.shards.len()],
+    };
+    Ok((Some(record), past))
+}
+
+impl Record {
+    /// The merge goes on behind so many tensors.
+    pub fn start_at(&mut self, tensors: usize) {
+        (self.done, self.noted) = (tensors, tensors);
+    }
+
+    /// Removes the journal: everything is whole.
+    pub fn finish(self) -> Result<()> {
+        self.journal.remove()
+    }
+
+    /// The states of hashes that know more than the journal.
+    fn news(known: &mut [u64], hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
+        let mut news = Vec::new();
+        for (file, (known, hash)) in known.iter_mut().zip(hashes).enumerate() {
+            let state = hash.state();
+            let bytes = state.covered.iter().map(|(start, end)| end - start).sum();
+            if bytes != *known {
+                *known = bytes;
+                news.push((file, state));
+            }
+        }
+        news
+    }
+
+    fn line(&mut self, engine: &Engine<'_>) -> Line {
+        let inputs = Self::news(&mut self.inputs, engine.hashes().unwrap_or_default());
+        Line { inputs, ..Line::default() }
+    }
+}
+
+fn value(line: &Line) -> Result<serde_json::Value> {
+    serde_json::to_value(line).map_err(|e| Error::Usage(format!("journal: {e}")))
+}
+
+/// Pass 1, noted tensor by tensor.
+pub struct NotedScores<'a, 'e> {
+    saliency: &'a mut Saliency,
+    record: &'a mut Record,
+    engine: &'a Engine<'e>,
+    tasks: usize,
+    /// The tensor under way, and whole ones that are not noted yet.
+    current: Option<usize>,
+    whole: Vec<usize>,
+    problem: Option<Error>,
+}
+
+impl<'a, 'e> NotedScores<'a, 'e> {
+    pub fn new(saliency: &'a mut Saliency, record: &'a mut Record, engine: &'a Engine<'e>, tasks: usize) -> Self {
+        Self { saliency, record, engine, tasks, current: None, whole: Vec::new(), problem: None }
+    }
+
+    fn line(&mut self) -> Result<serde_json::Value> {
+        let mut line = self.record.line(self.engine);
+        let sums = |t: usize| (0..self.tasks).map(|k| self.saliency.sum(t, k).to_bits()).collect();
+        line.sums = self.whole.drain(..).map(|t| (t, sums(t))).collect();
+        self.record.has_lines = true;
+        value(&line)
+    }
+
+    fn note(&mut self) -> Result<()> {
+        if self.whole.is_empty() || !self.record.journal.is_due() {
+            return Ok(());
+        }
+        let line = self.line()?;
+        self.record.journal.add(Vec::new(), line)
+    }
+
+    /// Ends the pass, which went as `result` says.
+    pub fn finish<T>(mut self, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(done) => {
+                // Every tensor is whole.
+                self.whole.extend(self.current);
+                if !self.whole.is_empty() {
+                    let line = self.line()?;
+                    self.record.journal.add_soon(line)?;
+                }
+                self.problem.map_or(Ok(done), Err)
+            }
+            Err(error) => {
+                if error.can_resume()
+                    && !self.whole.is_empty()
+                    && let Ok(line) = self.line()
+                {
+                    let _ = self.record.journal.add_last(line);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Statistic for NotedScores<'_, '_> {
+    fn name(&self) -> &'static str {
+        self.saliency.name()
+    }
+
+    fn form(&self) -> Form {
+        self.saliency.form()
+    }
+
+    fn observe(&self, worker: usize, block: Block<'_>, sums: &mut Vec<f64>) {
+        self.saliency.observe(worker, block, sums);
+    }
+
+    fn fold(&mut self, tensor: usize, sums: &[f64]) {
+        if self.current != Some(tensor) {
+            self.whole.extend(self.current.replace(tensor));
+            if self.problem.is_none() {
+                self.problem = self.note().err();
+            }
+        }
+        self.saliency.fold(tensor, sums);
+    }
+}
+
+/// The merge, noted as far as its bytes are on the disk.
+pub struct NotedMerge<'a, 'e> {
+    pub record: Option<&'a mut Record>,
+    pub engine: &'a Engine<'e>,
+    pub shards: &'a Shards,
+    pub delta: Option<&'a mut DeltaSink>,
+    pub hashes: Option<&'a TensorHashes>,
+    pub written: &'a [PieceHash],
+    /// The tensor of the pass's first work.
+    pub first: usize,
+}
+
+impl NotedMerge<'_, '_> {
+    fn line(&mut self) -> Result<(Vec<crate::disk::File>, Line)> {
+        let Some(record) = &mut self.record else { return Ok((Vec::new(), Line::default())) };
+        let mut line = record.line(self.engine);
+        line.written = Record::news(&mut record.written, self.written);
+        let mut files = self.shards.again(line.written.iter().map(|(shard, _)| *shard))?;
+        let news = record.noted..record.done;
+        if let Some(delta) = &mut self.delta {
+            delta.end_before(record.done)?;
+            line.delta = delta.written(news.clone());
+            files.push(delta.write_out()?);
+        }
+        line.tensors = record.done;
+        let change = |t: usize| record.changes[t].map(|c| (t, c.elements, c.max_abs.to_bits()));
+        line.changes = news.clone().filter_map(change).collect();
+        if let Some(hashes) = self.hashes {
+            let hex = |h: &PieceHash| h.root().map(|h| h.to_hex().to_string());
+            line.hashes = news.map(|t| (t, hex(&hashes.base[t]), hex(&hashes.result[t]))).collect();
+        }
+        record.noted = record.done;
+        record.has_lines = true;
+        Ok((files, line))
+    }
+
+    /// Notes, before the run ends early, what is on the disk by then.
+    pub fn stop(&mut self, error: &Error) {
+        let worth = self.record.as_ref().is_some_and(|r| r.done > r.noted || r.done > 0);
+        if error.can_resume() && worth {
+            // The error is what is told; without the line less is kept.
+            let _ = self.last_line();
+        }
+    }
+
+    fn last_line(&mut self) -> Result<()> {
+        let (files, mut line) = self.line()?;
+        files.iter().try_for_each(crate::disk::File::sync)?;
+        line.parts = Some(self.shards.identities()?);
+        let line = value(&line)?;
+        self.record.as_mut().map_or(Ok(()), |r| r.journal.add_last(line))
+    }
+}
+
+impl Follower for NotedMerge<'_, '_> {
+    fn take(&mut self, run: &CodedRun) -> Result<()> {
+        self.delta.as_mut().map_or(Ok(()), |delta| delta.take_run(run))
+    }
+
+    fn reached(&mut self, works: usize, changes: &[Option<Change>]) -> Result<()> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        for tensor in record.done..self.first + works {
+            record.changes[tensor] = changes[tensor];
+            record.done = tensor + 1;
+        }
+        if record.done == record.noted || !record.journal.is_due() {
+            return Ok(());
+        }
+        let (files, line) = self.line()?;
+        let line = value(&line)?;
+        self.record.as_mut().map_or(Ok(()), |r| r.journal.add(files, line))
+    }
+}

@@ -1,0 +1,262 @@
+//! What happens when a call to the file system fails, the process is killed, or the power goes: the output is absent or
+//! whole, nothing is locked, and the same command, with or without `--resume`, makes the same bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::bench::{Bench, assert_code, assert_same, content, taskvec};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use taskvec::disk::fail::{self, Fault, Plan};
+use taskvec::pass::Stop;
+use taskvec::sink::Unfinished;
+
+/// Faults are set for the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for (name, bytes) in common::tree(from) {
+        let (source, target) = (from.join(&name), to.join(&name));
+        if source.is_dir() {
+            std::fs::create_dir_all(target).unwrap();
+        } else {
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::write(target, bytes).unwrap();
+        }
+    }
+}
+
+/// Kills what `command` (given the case's folder) runs at every call, and then lets `after` look at the folder. Returns the
+/// number of calls.
+fn kill_at_every_call(
+    bench: &Bench,
+    prepare: impl Fn(&Path),
+    command: impl Fn(&Path) -> Command,
+    after: impl Fn(&Path, u64),
+) -> u64 {
+    for call in 0.. {
+        let case = bench.case();
+        prepare(case.path());
+        let output = command(case.path()).env("TASKVEC_FAILPOINT", format!("kill:{call}")).output().unwrap();
+        if output.status.success() {
+            return call;
+        }
+        assert_eq!(output.status.signal(), Some(9), "{}", String::from_utf8_lossy(&output.stderr));
+        after(case.path(), call);
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_merge_killed_at_any_call_leaves_nothing_or_all_and_is_made_again_or_gone_on_with() {
+    let bench = Bench::new(6, 3000);
+    let calls = kill_at_every_call(
+        &bench,
+        |_| {},
+        |case| bench.merge_command(&case.join("out")),
+        |case, call| {
+            let why = format!("killed at call {call}");
+            let whole = bench.is_whole(&case.join("out"), &why);
+            let again = bench.case();
+            copy(case, again.path());
+            assert_code(&bench.merge_command(&case.join("out")).arg("--resume").output().unwrap(), 0, &why);
+            assert!(bench.is_whole(&case.join("out"), &why));
+            assert_eq!(std::fs::read_dir(case).unwrap().count(), 1, "{why}: something is left beside the output");
+            let code = if whole { 73 } else { 0 };
+            assert_code(&bench.merge_command(&again.path().join("out")).output().unwrap(), code, &why);
+            assert!(bench.is_whole(&again.path().join("out"), &why));
+        },
+    );
+    assert!(calls > 100, "{calls} calls");
+}
+
+#[test]
+fn a_merge_that_replaces_an_output_and_is_killed_at_any_call_leaves_the_old_one_or_the_new_one() {
+    let bench = Bench::new(6, 3000);
+    let old = |case: &Path| {
+        std::fs::create_dir(case.join("out")).unwrap();
+        std::fs::write(case.join("out/config.json"), "old").unwrap();
+    };
+    let command = |case: &Path| {
+        let mut command = bench.merge_command(&case.join("out"));
+        command.arg("--overwrite");
+        command
+    };
+    let calls = kill_at_every_call(&bench, old, command, |case, call| {
+        let why = format!("killed at call {call}");
+        if std::fs::read(case.join("out/config.json")).unwrap() != b"old" {
+            assert!(bench.is_whole(&case.join("out"), &why));
+        }
+        assert_code(&command(case).arg("--resume").output().unwrap(), 0, &why);
+        assert!(bench.is_whole(&case.join("out"), &why));
+    });
+    assert!(calls > 100, "{calls} calls");
+}
+
+#[test]
+fn an_apply_and_a_store_killed_at_any_call_are_gone_on_with() {
+    let bench = Bench::new(6, 3000);
+    let (base, delta) = (bench.path("base"), bench.path("math.tvd"));
+    let mut diff = taskvec();
+    diff.arg("diff").args([&base, &bench.path("math")]).arg("-o").arg(&delta);
+    assert_code(&diff.output().unwrap(), 0, "diff");
+
+    let apply = |case: &Path| {
+        let mut command = taskvec();
+        command.arg("apply").args([&base, &delta]).arg("-o").arg(case.join("out")).args([
+            "--journal-every",
+            "0",
+            "-j",
+            "1",
+        ]);
+        command
+    };
+    let golden = content(&bench.path("math"));
+    kill_at_every_call(
+        &bench,
+        |_| {},
+        apply,
+        |case, call| {
+            let why = format!("apply killed at call {call}");
+            let out = case.join("out");
+            if out.exists() {
+                assert_same(&content(&out), &golden, &why);
+            }
+            assert_code(&apply(case).arg("--resume").output().unwrap(), 0, &why);
+            assert_same(&content(&out), &golden, &why);
+            assert_code(&apply(case).arg("--resume").output().unwrap(), 0, "whole already");
+        },
+    );
+
+    let add = |case: &Path| {
+        let mut command = taskvec();
+        command.args(["store", "add"]).arg(case.join("store")).arg(&delta);
+        command
+    };
+    kill_at_every_call(
+        &bench,
+        |_| {},
+        add,
+        |case, call| {
+            let why = format!("store add killed at call {call}");
+            assert_code(&add(case).arg("--resume").output().unwrap(), 0, &why);
+            let mut get = taskvec();
+            get.args(["store", "get"]).arg(case.join("store")).arg("math").arg("-o").arg(case.join("again.tvd"));
+            assert_code(&get.output().unwrap(), 0, &why);
+            assert!(std::fs::read(case.join("again.tvd")).unwrap() == std::fs::read(&delta).unwrap(), "{why}");
+        },
+    );
+}
+
+#[test]
+fn every_call_that_fails_ends_in_exit_74_with_a_path_and_the_merge_goes_on_later() {
+    let _alone = alone();
+    let bench = Bench::new(4, 3000);
+    let case = bench.case();
+    fail::set(None);
+    bench.merge(&case.path().join("out"), Unfinished::Discard, &Stop::default()).unwrap();
+    let calls = fail::calls();
+    let mut failed = 0;
+    for fault in ["eio", "enospc", "eintr", "short"] {
+        for forever in [false, true] {
+            for at in 0..calls {
+                let why = format!("{fault} at call {at}, for ever: {forever}");
+                let case = bench.case();
+                let out = case.path().join("out");
+                let kind = if fault == "short" { Fault::Short } else { Fault::Error(fail::errno(fault)) };
+                fail::set(Some(Plan { fault: kind, at, forever }));
+                let result = bench.merge(&out, Unfinished::Discard, &Stop::default());
+                fail::set(None);
+                let harmless = fault == "short" || (fault == "eintr" && !forever);
+                match result {
+                    Ok(()) => assert!(bench.is_whole(&out, &why), "{why}"),
+                    Err(error) => {
+                        assert!(!harmless, "{why}: {error}");
+                        assert_eq!(error.exit_code(), 74, "{why}: {error}");
+                        assert!(error.to_string().contains(&*case.path().to_string_lossy()), "{why}: {error}");
+                        bench.is_whole(&out, &why);
+                        failed += 1;
+                    }
+                }
+                bench.merge(&out, Unfinished::Resume, &Stop::default()).unwrap_or_else(|e| panic!("{why}, then {e}"));
+                assert!(bench.is_whole(&out, &why));
+            }
+        }
+    }
+    assert!(failed > 2 * calls, "{failed} of {calls} calls");
+}
+
+#[test]
+fn of_eight_processes_on_one_output_one_works_and_a_kill_frees_it() {
+    let bench = Bench::new(6, 3000);
+    let case = bench.case();
+    let out = case.path().join("out");
+    // Whoever holds the lock stops in the middle of its work.
+    let start = || bench.merge_command(&out).env("TASKVEC_FAILPOINT", "stop:20").spawn().unwrap();
+    let mut children: Vec<_> = (0..8).map(|_| start()).collect();
+    let mut codes = Vec::new();
+    while children.len() > 1 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        children.retain_mut(|child| child.try_wait().unwrap().map(|status| codes.push(status.code())).is_none());
+    }
+    assert_eq!(codes, [Some(75); 7]);
+    let mut last = children.remove(0);
+    assert_code(&bench.merge_command(&out).output().unwrap(), 75, "while one works");
+    last.kill().unwrap();
+    assert_eq!(last.wait().unwrap().signal(), Some(9));
+    assert!(!out.exists());
+    assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "after the kill");
+    assert!(bench.is_whole(&out, "after the kill"));
+}
+
+#[test]
+fn a_file_size_limit_ends_in_exit_74() {
+    let bench = Bench::new(6, 3000);
+    let case = bench.case();
+    let out = case.path().join("out");
+    let plain = bench.merge_command(&out);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    let output = limited.output().unwrap();
+    assert_code(&output, 74, "limited");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("model-00001"), "{output:?}");
+    assert!(!out.exists());
+    assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "without the limit");
+    assert!(bench.is_whole(&out, "without the limit"));
+}
+
+/// `TASKVEC_KILLS=10000` for a long run.
+#[test]
+fn merges_killed_at_random_moments_again_and_again_end_with_the_same_bytes() {
+    let kills: u64 = std::env::var("TASKVEC_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let bench = Bench::new(12, 200_000);
+    let mut random = common::Random(7);
+    let mut killed = 0;
+    while killed < kills {
+        let case = bench.case();
+        let out = case.path().join("out");
+        loop {
+            let mut child = bench.merge_command(&out).arg("--resume").spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(random.below(150)));
+            let _ = child.kill();
+            killed += 1;
+            if child.wait().unwrap().success() {
+                break;
+            }
+            bench.is_whole(&out, "killed at a random moment");
+            if random.below(4) == 0 {
+                assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "at last");
+                break;
+            }
+        }
+        assert!(bench.is_whole(&out, "at last"));
+    }
+}
