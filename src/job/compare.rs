@@ -58,10 +58,13 @@ pub fn compare(base: &str, models: &[String], run: &CompareRun<'_>) -> Result<Co
     Ok(found)
 }
 
-/// A recipe that names the models; nothing is merged.
+/// A recipe that names the models; nothing is merged. A recipe's text could not name the base as a model too.
 fn recipe(base: &str, models: &[String]) -> Result<Recipe> {
-    let models = models.iter().map(|m| format!("{m}=1")).collect();
-    Flags { method: "task_arithmetic".into(), base: Some(base.to_owned()), models, ..Flags::default() }.recipe()
+    let stand_ins = (0..models.len()).map(|k| format!("{base}/{k}=1")).collect();
+    let flags = Flags { method: "task_arithmetic".into(), base: Some(base.to_owned()), models: stand_ins, ..Flags::default() };
+    let mut recipe = flags.recipe()?;
+    recipe.experts_mut().zip(models).for_each(|(expert, model)| expert.model.clone_from(model));
+    Ok(recipe)
 }
 
 /// Which inventory is the base's, and which each model's: one path is opened once.

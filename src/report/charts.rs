@@ -98,7 +98,7 @@ fn draw_matrix(
         let (w, h, fill) = (cell - 1, height - 1, viridis(at));
         write!(out, r#"<rect x="{x}" y="{y}" width="{w}" height="{h}" fill="{fill}"/>"#)?;
         if n <= 12 {
-            let fill = if at < 0.6 { "#fff" } else { "#000" };
+            let fill = if at < 0.42 { "#fff" } else { "#000" };
             let style = format!(r#"text-anchor="middle" font-size="11" fill="{fill}""#);
             text(out, x + cell / 2, y + height / 2 + 4, &style, &format!("{v:.3}"))?;
         }
@@ -182,6 +182,7 @@ fn draw_depth_map(
     }
     let every = 1 + columns.len() * 24 / (columns.len() * column).max(1);
     let style = format!(r#"text-anchor="middle" font-size="11" fill="{}""#, PAGE.muted);
+    text(out, left - 8, top + rows.len() * height + 14, &style.replace("middle", "end"), "block")?;
     for (c, block) in columns.iter().enumerate().step_by(every) {
         text(out, left + c * column + column / 2, top + rows.len() * height + 14, &style, &block.to_string())?;
     }

@@ -1,6 +1,7 @@
 //! What `taskvec compare` found.
 
 use super::table::Table;
+use super::xml::compact;
 use crate::pass::PassRun;
 use serde::Serialize;
 
@@ -57,7 +58,7 @@ pub struct ModelDifference {
     pub changed: u64,
     /// `changed` over all elements.
     pub changed_share: f64,
-    /// Elements that are not finite, which are left out of everything else.
+    /// Elements whose difference is not finite; everywhere else they count as not changed.
     pub non_finite: u64,
     /// The largest absolute difference.
     pub max_abs: Option<f32>,
@@ -141,8 +142,8 @@ impl Comparison {
                 dtypes.join(" > "),
                 format!("{:?}", t.shape),
                 percent(m.changed_share),
-                scientific(m.max_abs.map(f64::from)),
-                scientific(m.relative_l2),
+                number(m.max_abs.map(f64::from)),
+                number(m.relative_l2),
                 m.cosine_to_base.map_or("-".into(), |c| format!("{c:.6}")),
             ]);
         }
@@ -160,8 +161,8 @@ impl Comparison {
                 t.name.clone(),
                 format!("{:?}", t.shape),
                 range(&of(&|m| Some(m.changed_share)), percent),
-                range(&of(&|m| m.max_abs.map(f64::from)), |v| scientific(Some(v))),
-                range(&of(&|m| m.relative_l2), |v| scientific(Some(v))),
+                range(&of(&|m| m.max_abs.map(f64::from)), |v| number(Some(v))),
+                range(&of(&|m| m.relative_l2), |v| number(Some(v))),
                 range(&pairs(|p| p.cosine), |v| format!("{v:.3}")),
                 range(&pairs(|p| p.sign_agreement), |v| format!("{v:.3}")),
             ]);
@@ -187,9 +188,9 @@ impl Comparison {
             table.row([
                 name,
                 percent(m.changed_share),
-                scientific(m.max_abs.map(f64::from)),
-                scientific(m.l2),
-                scientific(m.relative_l2),
+                number(m.max_abs.map(f64::from)),
+                number(m.l2),
+                number(m.relative_l2),
                 m.cosine_to_base.map_or("-".into(), |c| format!("{c:.6}")),
                 m.non_finite.to_string(),
             ]);
@@ -221,8 +222,8 @@ fn percent(share: f64) -> String {
     format!("{:.2}", 100.0 * share)
 }
 
-fn scientific(value: Option<f64>) -> String {
-    value.map_or("-".into(), |v| if v == 0.0 { "0".into() } else { format!("{v:.3e}") })
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), compact)
 }
 
 /// One value, or the smallest and the largest.

@@ -59,7 +59,8 @@ fn gist(p: &mut Page, record: &Record, beside: &Beside<'_>) -> fmt::Result {
     p.out.write_str("<ul class=\"gist\">\n")?;
     let lines = record.gist(beside.out);
     for line in lines.iter().take_while(|l| !l.starts_with("Next:")) {
-        writeln!(p.out, "<li>{}</li>", Xml(line))?;
+        // Numbers keep their unit on the line.
+        writeln!(p.out, "<li>{}</li>", Xml(&line.replace(" %", "\u{a0}%")))?;
     }
     p.out.write_str("</ul>\n")?;
     if record.stages.is_empty() {
@@ -74,10 +75,19 @@ fn gist(p: &mut Page, record: &Record, beside: &Beside<'_>) -> fmt::Result {
 }
 
 fn masks(p: &mut Page, record: &Record) -> fmt::Result {
-    p.paragraph(
-        "Each layer has a score for each task (eq. 5 of LwPTV: how far the task's weights are from the mean of all). A task \
-         keeps the layers above its threshold; the shared mask is the OR of all.",
-    )?;
+    let lwptv = &record.settings["lwptv"];
+    let score = match lwptv["score"].as_str() {
+        Some("magnitude") => "the mean magnitude of the task vector",
+        Some("random") => "drawn at random",
+        _ => "eq. 5 of LwPTV: how far the task's weights are from the mean of all",
+    };
+    let shared = match lwptv["consensus"].as_str() {
+        Some("none") => "a layer is merged from the tasks that keep it; the shared mask says whether there are any",
+        _ => "the shared mask, the OR of all, says which layers are merged",
+    };
+    p.paragraph(&format!(
+        "Each layer has a score for each task ({score}). A task keeps the layers above its threshold; {shared}."
+    ))?;
     let (tasks, layers) = (record.tasks(), &record.layers);
     let names: Vec<String> = layers.iter().map(|l| l.name.clone()).collect();
     let score = |s: &Option<f64>| s.unwrap_or(f64::NAN);
@@ -221,7 +231,7 @@ fn run(p: &mut Page, record: &Record) -> fmt::Result {
     }
     let rest = (all - passes).max(0.0);
     let (start, length) = if all > 0.0 { (before / all, rest / all) } else { (0.0, 0.0) };
-    list.push(Bar { label: "everything else".into(), start, length, says: format!("{rest:.2} s"), second: true });
+    list.push(Bar { label: "the rest: plan, sync".into(), start, length, says: format!("{rest:.2} s"), second: true });
     p.picture("The run in time", &bars("The run in time", &list))?;
     let row = |pass: &super::record::Pass| {
         let seconds = format!("{:.2}", pass.seconds);
@@ -242,7 +252,7 @@ fn run(p: &mut Page, record: &Record) -> fmt::Result {
 
 fn sizes(p: &mut Page, record: &Record) -> fmt::Result {
     let names = super::short_names(&record.inputs.iter().map(super::record::Input::name).collect::<Vec<_>>());
-    let inputs = record.inputs.iter().zip(names).map(|(i, name)| (format!("{} {name}", i.role), i.bytes(), false));
+    let inputs = record.inputs.iter().zip(names).map(|(i, name)| (format!("{name} ({})", i.role), i.bytes(), false));
     let made = [("merged weights", ".safetensors"), ("delta file", ".tvd")];
     let made = made.map(|(name, ends)| (name.to_owned(), record.output_bytes(ends), true));
     let all: Vec<(String, u64, bool)> = inputs.chain(made.into_iter().filter(|m| m.1 > 0)).collect();

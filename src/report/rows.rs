@@ -79,7 +79,9 @@ impl<'a> Layout<'a> {
     /// Under a headline of so many px.
     pub fn new(picture: &'a Picture<'a>, palette: &'static Palette, headline: usize) -> Self {
         let (layers, tasks) = (picture.layers, picture.tasks.len());
-        let row_height = (1100 / layers.len().max(1)).clamp(3, 20);
+        // A page can be scrolled, a picture should be seen at once.
+        let (room, least) = if headline == 0 { (1900, 5) } else { (1100, 3) };
+        let row_height = (room / layers.len().max(1)).clamp(least, 20);
         let column_width = (240 / tasks.max(1)).clamp(16, 40);
         let slant = picture.tasks.iter().map(|t| width(&shorten(t, 24), 11) * 3 / 4).max().unwrap_or(0);
         let names_end = headline + HEADINGS + 16 + slant;

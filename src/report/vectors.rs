@@ -69,12 +69,13 @@ fn lengths(p: &mut Page, found: &Comparison, names: &[String]) -> fmt::Result {
         says: format!("{}, {} changed", number(m.relative_l2), percent(m.changed_share, 1.0)),
         second: false,
     };
+    p.paragraph("The length (L2) of each task vector over the length of the base, and the share of elements that it changes.")?;
     let list: Vec<Bar> = names.iter().zip(&found.total.models).map(bar).collect();
     p.picture("Lengths", &bars("Length of each task vector over the length of the base", &list))?;
     let row = |(name, m): (&String, &ModelDifference)| {
         let not_finite = m.non_finite.to_string();
         let max = number(m.max_abs.map(f64::from));
-        vec![name.clone(), number(m.relative_l2), number(m.l2), percent(m.changed_share, 1.0), max, cosine(m.cosine_to_base), not_finite]
+        vec![name.clone(), number(m.relative_l2), number(m.l2), percent(m.changed_share, 1.0), max, near_one(m.cosine_to_base), not_finite]
     };
     let head = ["model", "relative L2", "L2", "changed", "largest change", "cosine to the base", "not finite"];
     p.table("Task vectors: length over the base's length, and what it comes from", &head, names.iter().zip(&found.total.models).map(row))
@@ -125,4 +126,9 @@ fn number(value: Option<f64>) -> String {
 
 fn cosine(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |v| format!("{v:.4}"))
+}
+
+/// A cosine that differs from 1 far behind the point.
+fn near_one(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |v| format!("{v:.7}"))
 }

@@ -11,8 +11,8 @@ pub struct Differences {
     tensors: BTreeMap<usize, (Vec<BlockSum>, Vec<f32>)>,
 }
 
-/// What was found for one tensor, or for all together. Elements that are not finite in the base, or whose difference is
-/// not, are counted and left out of the rest.
+/// What was found for one tensor, or for all together. A difference that is not finite is counted, and else taken as 0, as
+/// is an element of the base.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
     /// Sum of the base's squares.
