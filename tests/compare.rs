@@ -115,7 +115,10 @@ fn a_model_against_itself_has_no_difference_and_no_direction() {
     let name = path.display().to_string();
     let found = compare(&name, &[name.clone(), name.clone()], &run(&stop)).unwrap();
     let (model, pair) = (found.total.models[1], found.total.pairs[0]);
-    assert_eq!((model.changed, model.l2, model.relative_l2, model.cosine_to_base), (0, Some(0.0), Some(0.0), Some(1.0)));
+    assert_eq!(
+        (model.changed, model.l2, model.relative_l2, model.cosine_to_base),
+        (0, Some(0.0), Some(0.0), Some(1.0))
+    );
     assert_eq!((pair.cosine, pair.sign_agreement, pair.both_changed), (None, None, 0));
 }
 

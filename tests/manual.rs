@@ -55,7 +55,8 @@ fn completions_name_every_command_and_flag_and_their_shells_read_them() {
 
 #[test]
 fn every_command_has_a_man_page_with_all_its_flags() {
-    const MACROS: &[&str] = &[".ie", ".el", ".TH", ".SH", ".SS", ".TP", ".PP", ".RS", ".RE", ".br", ".IP", ".nf", ".fi"];
+    const MACROS: &[&str] =
+        &[".ie", ".el", ".TH", ".SH", ".SS", ".TP", ".PP", ".RS", ".RE", ".br", ".IP", ".nf", ".fi"];
     let folder = tempfile::tempdir().unwrap();
     taskvec(&["man", folder.path().join("man").to_str().unwrap()]);
     for command in commands() {

@@ -52,9 +52,43 @@ fn page(report: &Value) -> String {
 }
 
 const TAGS: &[&str] = &[
-    "html", "head", "meta", "title", "style", "body", "header", "nav", "ul", "li", "a", "main", "section", "h1", "h2", "h3", "p",
-    "figure", "div", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td", "pre", "svg", "desc", "g", "rect",
-    "text", "path", "linearGradient", "stop",
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "header",
+    "nav",
+    "ul",
+    "li",
+    "a",
+    "main",
+    "section",
+    "h1",
+    "h2",
+    "h3",
+    "p",
+    "figure",
+    "div",
+    "details",
+    "summary",
+    "table",
+    "caption",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "pre",
+    "svg",
+    "desc",
+    "g",
+    "rect",
+    "text",
+    "path",
+    "linearGradient",
+    "stop",
 ];
 
 /// Panics unless tags are known and balanced, attributes quoted and harmless, entities known, and control characters gone.
@@ -87,7 +121,10 @@ fn assert_attributes(attributes: &str) {
     for pair in parts.chunks_exact(2) {
         let name = pair[0].trim().strip_suffix('=').unwrap_or_else(|| panic!("{attributes:?}"));
         assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{attributes:?}");
-        assert!(!name.starts_with("on") && !["src", "style", "srcset", "data", "action"].contains(&name), "{attributes:?}");
+        assert!(
+            !name.starts_with("on") && !["src", "style", "srcset", "data", "action"].contains(&name),
+            "{attributes:?}"
+        );
         assert!(name != "href" || pair[1].starts_with('#'), "{attributes:?}");
         assert!(!pair[1].contains("//") || name == "xmlns" || name == "aria-label", "{attributes:?}");
     }
@@ -171,7 +208,8 @@ fn the_least_report_gives_a_page_too() {
         report[list] = json!([]);
     }
     report["settings"] = json!(null);
-    report["run"] = json!({"passes": [], "bytes_written": 0, "peak_rss_bytes": 0, "seconds": 0.0, "threads": 0, "memory_bytes": 0});
+    report["run"] =
+        json!({"passes": [], "bytes_written": 0, "peak_rss_bytes": 0, "seconds": 0.0, "threads": 0, "memory_bytes": 0});
     assert_harmless(&page(&report));
     let record = Record::parse(&serde_json::to_vec(&report).unwrap()).unwrap();
     assert!(record.gist("out").iter().any(|l| l == "Next: taskvec verify out"));
@@ -182,14 +220,17 @@ fn the_same_report_gives_the_same_bytes() {
     assert_eq!(page(&report(104, 8)), page(&report(104, 8)));
 }
 
+/// What is broken in a report.
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 #[test]
 fn a_report_that_contradicts_itself_is_refused() {
-    let broken = |change: &dyn Fn(&mut Value)| {
+    let broken = |change: Change<'_>| {
         let mut report = report(4, 3);
         change(&mut report);
         Record::parse(&serde_json::to_vec(&report).unwrap()).map(|_| ()).unwrap_err()
     };
-    let cases: [(&dyn Fn(&mut Value), &str); 6] = [
+    let cases: [(Change<'_>, &str); 6] = [
         (&|r| r["schema_version"] = json!(2), "schema version 2"),
         (&|r| r["schema_version"] = json!("1"), "no schema_version"),
         (&|r| r["layers"][2]["scores"] = json!([1.0, 2.0]), "2 scores and 3 masks, expected 3"),
@@ -235,8 +276,21 @@ fn merged(folder: &Path) -> String {
     let out = path("out");
     let (base, a, b) = (path("base"), path("a"), path("b"));
     let (code, _, err) = taskvec(&[
-        "merge", "--quiet", "--method", "task_arithmetic", "--base", &base, "--model", &a, "--model", &b, "--set", "weight=0.5", "--eta",
-        "0.5", &out,
+        "merge",
+        "--quiet",
+        "--method",
+        "task_arithmetic",
+        "--base",
+        &base,
+        "--model",
+        &a,
+        "--model",
+        &b,
+        "--set",
+        "weight=0.5",
+        "--eta",
+        "0.5",
+        &out,
     ]);
     assert_eq!(code, Some(0), "{err}");
     out

@@ -1,5 +1,7 @@
 //! The arguments of all commands.
 
+use super::compare::CompareArgs;
+use super::report::{ExplainArgs, ReportArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use taskvec::codec::Coding;
@@ -426,51 +428,6 @@ pub struct InspectArgs {
     /// Follow links that leave the model's folder.
     #[arg(long)]
     pub follow_links: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct CompareArgs {
-    /// BASE MODEL, or BASE MODEL MODEL...: folders, .safetensors files, shard indexes, Hugging Face ids; the models may
-    /// also be delta files from BASE, or MODEL+ADAPTER.
-    #[arg(value_name = "BASE MODEL", num_args = 2.., required = true)]
-    pub models: Vec<String>,
-    /// Peak memory, mapped pages included: 512MiB, 2GB.
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
-    pub memory: String,
-    #[command(flatten)]
-    pub files: FileArgs,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Also draw the result into this HTML file.
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-    /// Elements of a tile, at most (for tests: no number depends on it).
-    #[arg(long, value_name = "N", hide = true)]
-    pub tile_elements: Option<usize>,
-}
-
-#[derive(Debug, Args)]
-pub struct ReportArgs {
-    /// The folder of a merged model, or its taskvec.json.
-    pub out: PathBuf,
-    /// The file to write; one that is there is replaced [default: OUT.report.html, beside OUT].
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-    /// Also read the inputs, and show how the task vectors lie to each other: cosines and sign conflicts.
-    #[arg(long)]
-    pub inputs: bool,
-    /// Peak memory for --inputs, mapped pages included: 512MiB, 2GB.
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
-    pub memory: String,
-    #[command(flatten)]
-    pub files: FileArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// The folder of a merged model, or its taskvec.json.
-    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,36 @@
 //! `taskvec compare`: how models differ.
 
-use super::args::{Common, CompareArgs, FileArgs};
+use super::args::{Common, FileArgs};
 use super::delta::links;
 use super::merge::{io, size, threads};
 use super::{Outcome, print, progress};
-use std::path::Path;
+use clap::Args;
+use std::path::{Path, PathBuf};
 use taskvec::job::{self, CompareRun};
 use taskvec::pass::{Progress, Stop};
 use taskvec::{Error, Result};
+
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// BASE MODEL, or BASE MODEL MODEL...: folders, .safetensors files, shard indexes, Hugging Face ids; the models may
+    /// also be delta files from BASE, or MODEL+ADAPTER.
+    #[arg(value_name = "BASE MODEL", num_args = 2.., required = true)]
+    pub models: Vec<String>,
+    /// Peak memory, mapped pages included: 512MiB, 2GB.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub memory: String,
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Also draw the result into this HTML file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Elements of a tile, at most (for tests: no number depends on it).
+    #[arg(long, value_name = "N", hide = true)]
+    pub tile_elements: Option<usize>,
+}
 
 pub fn compare(args: &CompareArgs, common: &Common, stop: &Stop) -> Outcome {
     let progress = progress::choose(common);

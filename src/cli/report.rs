@@ -1,13 +1,37 @@
 //! `taskvec report` and `taskvec explain`: what a merge did, as a page and in a few lines.
 
-use super::args::{Common, ExplainArgs, ReportArgs};
+use super::args::{Common, FileArgs};
 use super::compare::{compare_run, write};
 use super::{Outcome, print, progress};
+use clap::Args;
 use std::path::{Path, PathBuf};
 use taskvec::job::{self, Account};
 use taskvec::pass::Stop;
 use taskvec::report::{Beside, Comparison, escape, merge_page};
 use taskvec::{Error, Result};
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The folder of a merged model, or its taskvec.json.
+    pub out: PathBuf,
+    /// The file to write; one that is there is replaced [default: OUT.report.html, beside OUT].
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Also read the inputs, and show how the task vectors lie to each other: cosines and sign conflicts.
+    #[arg(long)]
+    pub inputs: bool,
+    /// Peak memory for --inputs, mapped pages included: 512MiB, 2GB.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub memory: String,
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The folder of a merged model, or its taskvec.json.
+    pub out: PathBuf,
+}
 
 pub fn explain(args: &ExplainArgs) -> Outcome {
     tell(&job::read_account(&args.out)?, &args.out)
@@ -57,9 +81,13 @@ fn output_name(folder: &Path) -> String {
 fn read_inputs(account: &Account, args: &ReportArgs, common: &Common, stop: &Stop) -> Result<Comparison> {
     let record = &account.record;
     let (Some(base), experts) = (record.base(), record.experts()) else {
-        return Err(Error::Usage("--inputs: this merge has no single base, so there are no task vectors to read".into()));
+        return Err(Error::Usage(
+            "--inputs: this merge has no single base, so there are no task vectors to read".into(),
+        ));
     };
-    if let Some(stage) = experts.iter().copied().chain([base]).find(|i| i.files.is_empty() || i.path.starts_with("stage ")) {
+    if let Some(stage) =
+        experts.iter().copied().chain([base]).find(|i| i.files.is_empty() || i.path.starts_with("stage "))
+    {
         let problem = format!("--inputs: `{}` is the result of a stage, which is not kept", escape(&stage.path));
         return Err(Error::Usage(problem));
     }

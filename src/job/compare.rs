@@ -5,9 +5,7 @@ use crate::error::{Error, Result};
 use crate::pass::{Cut, Engine, PassRun, Progress, Stop, Work};
 use crate::plan::{Options, Plan};
 use crate::recipe::{Flags, Recipe};
-use crate::report::{
-    Apart, CompareCost, Comparison, Difference, ModelDifference, PairDifference, TensorDifference,
-};
+use crate::report::{Apart, CompareCost, Comparison, Difference, ModelDifference, PairDifference, TensorDifference};
 use crate::source::{Io, Links};
 use crate::survey::{Differences, OfModel, OfPair, Totals};
 use crate::tensor::{Bytes, Entry, Inventory};
@@ -61,7 +59,8 @@ pub fn compare(base: &str, models: &[String], run: &CompareRun<'_>) -> Result<Co
 /// A recipe that names the models; nothing is merged. A recipe's text could not name the base as a model too.
 fn recipe(base: &str, models: &[String]) -> Result<Recipe> {
     let stand_ins = (0..models.len()).map(|k| format!("{base}/{k}=1")).collect();
-    let flags = Flags { method: "task_arithmetic".into(), base: Some(base.to_owned()), models: stand_ins, ..Flags::default() };
+    let flags =
+        Flags { method: "task_arithmetic".into(), base: Some(base.to_owned()), models: stand_ins, ..Flags::default() };
     let mut recipe = flags.recipe()?;
     recipe.experts_mut().zip(models).for_each(|(expert, model)| expert.model.clone_from(model));
     Ok(recipe)
@@ -167,7 +166,12 @@ fn tensors(plan: &Plan, totals: &BTreeMap<usize, Totals>, counts: &BTreeMap<usiz
     plan.tensors.iter().enumerate().map(found).collect()
 }
 
-fn total(models: usize, elements: u64, totals: &BTreeMap<usize, Totals>, counts: &BTreeMap<usize, Vec<u64>>) -> Difference {
+fn total(
+    models: usize,
+    elements: u64,
+    totals: &BTreeMap<usize, Totals>,
+    counts: &BTreeMap<usize, Vec<u64>>,
+) -> Difference {
     let mut sum = Totals::new(models);
     totals.values().for_each(|t| sum.add(t));
     for counts in counts.values() {
@@ -196,7 +200,10 @@ fn difference(found: &Totals, elements: u64) -> Difference {
         both_changed: p.both,
         sign_agreement: (p.both > 0).then(|| share(p.same_sign, p.both)),
     };
-    Difference { models: found.models.iter().map(model).collect(), pairs: indices.zip(&found.pairs).map(pair).collect() }
+    Difference {
+        models: found.models.iter().map(model).collect(),
+        pairs: indices.zip(&found.pairs).map(pair).collect(),
+    }
 }
 
 /// Of tensors that have no task vector.

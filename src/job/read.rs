@@ -23,8 +23,9 @@ pub struct Account {
 pub fn read_account(path: &Path) -> Result<Account> {
     let file = if path.is_dir() { path.join(REPORT) } else { path.to_owned() };
     let missing = |problem: &str| Error::InputMissing { path: file.clone(), problem: problem.to_owned() };
-    let meta = std::fs::metadata(&file)
-        .map_err(|_| missing("no such file; expected the folder of a model that taskvec merged, or its taskvec.json"))?;
+    let meta = std::fs::metadata(&file).map_err(|_| {
+        missing("no such file; expected the folder of a model that taskvec merged, or its taskvec.json")
+    })?;
     if !meta.is_file() {
         return Err(missing("is not a regular file"));
     }

@@ -30,7 +30,10 @@ pub fn bars(title: &str, bars: &[Bar]) -> String {
 }
 
 fn begin(out: &mut String, (w, h): (usize, usize), title: &str, about: &str) -> fmt::Result {
-    write!(out, r#"<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{w}" height="{h}" viewBox="0 0 {w} {h}" "#)?;
+    write!(
+        out,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{w}" height="{h}" viewBox="0 0 {w} {h}" "#
+    )?;
     writeln!(out, r#"font-size="12" fill="{}">"#, PAGE.ink)?;
     writeln!(out, "<title>{}</title>\n<desc>{}</desc>", Xml(title), Xml(about))
 }
@@ -46,7 +49,11 @@ fn draw_bars(title: &str, bars: &[Bar], out: &mut String) -> fmt::Result {
         let fill = if b.second { "var(--bar2)" } else { "var(--bar)" };
         writeln!(out, "<g><title>{}: {}</title>", Xml(&b.label), Xml(&b.says))?;
         text(out, left - 8, y + 15, r#"text-anchor="end""#, &label(b))?;
-        writeln!(out, r#"<rect x="{:.1}" y="{y}" width="{length:.1}" height="18" fill="{fill}"/>"#, left as f64 + start)?;
+        writeln!(
+            out,
+            r#"<rect x="{:.1}" y="{y}" width="{length:.1}" height="18" fill="{fill}"/>"#,
+            left as f64 + start
+        )?;
         let x = left + (start + length) as usize + 8;
         text(out, x, y + 15, &format!(r#"fill="{}""#, PAGE.muted), &b.says)?;
         out.write_str("</g>\n")?;
@@ -77,7 +84,8 @@ fn draw_matrix(
     let written = names.iter().map(|s| width(&shorten(s, 24), 12)).max().unwrap_or(0);
     let (left, slant) = (14 + written, written * 3 / 4);
     let top = 40 + slant;
-    let all = (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).filter_map(|(i, j)| value(i, j)).filter(|v| v.is_finite());
+    let all =
+        (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).filter_map(|(i, j)| value(i, j)).filter(|v| v.is_finite());
     let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     let size = ((left + n * cell + slant + 24).max(420), top + n * height + 12);
     begin(out, size, title, "Rows and columns are models. The table below has the same numbers.")?;
@@ -152,7 +160,12 @@ fn draw_depth_map(
     let left = 14 + rows.iter().map(|(name, _)| width(name, 12)).max().unwrap_or(0);
     let (top, height) = (34, 24);
     let size = ((left + columns.len() * column + 20).max(460), top + rows.len() * height + 26);
-    begin(out, size, title, "Rows are kinds of tensors, columns are blocks by depth. The table below has the same numbers.")?;
+    begin(
+        out,
+        size,
+        title,
+        "Rows are kinds of tensors, columns are blocks by depth. The table below has the same numbers.",
+    )?;
     scale_bar(out, (14, 4), "0 % differ", "100 %")?;
     let x = 14 + width("0 % differ", 12) + 8 + 200 + 8 + width("100 %", 12) + 16;
     writeln!(out, r#"<rect x="{x}.5" y="4.5" width="13" height="13" fill="{}" stroke="{}"/>"#, PAGE.pruned, PAGE.grid)?;

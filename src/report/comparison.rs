@@ -117,7 +117,11 @@ impl Comparison {
     pub fn text(&self) -> String {
         let mut text = if self.models.len() == 1 { self.table_of_one() } else { self.table_of_many() }.to_string();
         if !self.apart.is_empty() {
-            text += &format!("\nnot compared: {} tensors that not all models have alike\n{}", self.apart.len(), self.table_of_apart());
+            text += &format!(
+                "\nnot compared: {} tensors that not all models have alike\n{}",
+                self.apart.len(),
+                self.table_of_apart()
+            );
         }
         text += &format!("\n{}", self.summary());
         if self.models.len() > 1 {
@@ -155,7 +159,8 @@ impl Comparison {
         let mut table =
             Table::new(&["tensor", "shape", "changed %", "max abs", "relative L2", "cosines", "sign agreement"]);
         for t in &self.tensors {
-            let of = |f: &dyn Fn(&ModelDifference) -> Option<f64>| t.found.models.iter().filter_map(f).collect::<Vec<_>>();
+            let of =
+                |f: &dyn Fn(&ModelDifference) -> Option<f64>| t.found.models.iter().filter_map(f).collect::<Vec<_>>();
             let pairs = |f: fn(&PairDifference) -> Option<f64>| t.found.pairs.iter().filter_map(f).collect::<Vec<_>>();
             table.row([
                 t.name.clone(),
@@ -175,14 +180,19 @@ impl Comparison {
         let heading: Vec<&str> = ["tensor", "base"].into_iter().chain(names.iter().map(String::as_str)).collect();
         let mut table = Table::new(&heading);
         for a in &self.apart {
-            let cells = std::iter::once(&a.base).chain(&a.models).map(|c| c.clone().unwrap_or_else(|| "missing".into()));
+            let cells =
+                std::iter::once(&a.base).chain(&a.models).map(|c| c.clone().unwrap_or_else(|| "missing".into()));
             table.row(std::iter::once(a.name.clone()).chain(cells));
         }
         table
     }
 
     fn summary(&self) -> Table {
-        let first = format!("all {} tensors against {}", self.tensors.len(), super::short_names(std::slice::from_ref(&self.base))[0]);
+        let first = format!(
+            "all {} tensors against {}",
+            self.tensors.len(),
+            super::short_names(std::slice::from_ref(&self.base))[0]
+        );
         let mut table = Table::new(&[&first, "changed %", "max abs", "L2", "relative L2", "cosine", "not finite"]);
         for (name, m) in self.short_names().into_iter().zip(&self.total.models) {
             table.row([

@@ -42,7 +42,8 @@ impl Record {
             return no_pruning.then(|| "No LwPTV: every float tensor that is not copied is merged.".into());
         };
         let kept = self.layers.iter().filter(|l| l.kept).count();
-        let elements = |only: bool| self.layers.iter().filter(|l| l.kept || !only).map(|l| l.elements as f64).sum::<f64>();
+        let elements =
+            |only: bool| self.layers.iter().filter(|l| l.kept || !only).map(|l| l.elements as f64).sum::<f64>();
         let share = percent(elements(true), elements(false));
         let by = |n: usize| self.layers.iter().filter(|l| l.kept_by.iter().filter(|k| **k).count() == n).count();
         let tasks = self.thresholds.len();
@@ -119,7 +120,10 @@ impl Record {
             lines.push("Caution: some scores are not finite, so an input holds NaN or infinities.".into());
         }
         if let Some(bound) = self.merge_error_bound {
-            lines.push(format!("Caution: inputs are lossy; no value is off by more than {} before rounding.", compact(bound)));
+            lines.push(format!(
+                "Caution: inputs are lossy; no value is off by more than {} before rounding.",
+                compact(bound)
+            ));
         } else if self.inputs.iter().any(|i| i.error_bound.is_some()) {
             lines.push("Caution: inputs are lossy, and this method gives no bound on what that does.".into());
         }
@@ -142,7 +146,11 @@ impl Record {
     fn cost(&self) -> String {
         let run = &self.run;
         let read = run.passes.iter().fold(0, |n: u64, p| n.saturating_add(p.bytes_read));
-        let rate = if run.seconds > 0.0 { format!(" ({}/s)", Bytes((read as f64 / run.seconds) as u64)) } else { String::new() };
+        let rate = if run.seconds > 0.0 {
+            format!(" ({}/s)", Bytes((read as f64 / run.seconds) as u64))
+        } else {
+            String::new()
+        };
         format!(
             "Read {} in {} passes and wrote {} in {:.1} s{rate}; peak memory {} of {}.",
             Bytes(read),

@@ -97,7 +97,8 @@ fn masks(p: &mut Page, record: &Record) -> fmt::Result {
     let title = "Scores, masks of the tasks, and the shared mask";
     let eta = record.eta().unwrap_or(0.0);
     let (tasks_, layers_) = (&tasks[..], &names[..]);
-    let picture = Picture { title, tasks: tasks_, layers: layers_, scores: &scores, kept_by: &kept_by, kept: &kept, eta };
+    let picture =
+        Picture { title, tasks: tasks_, layers: layers_, scores: &scores, kept_by: &kept_by, kept: &kept, eta };
     p.picture(title, &svg_in_page(&picture))?;
     p.folded("All scores as a table", |p| {
         let head: Vec<&str> =
@@ -109,11 +110,16 @@ fn masks(p: &mut Page, record: &Record) -> fmt::Result {
         let rows = layers.iter().map(|l| {
             let scores = l.scores.iter().zip(&l.kept_by).map(cell);
             let merged = if l.kept { "yes" } else { "no" };
-            [l.name.clone(), l.elements.to_string()].into_iter().chain(scores).chain([merged.into()]).collect::<Vec<_>>()
+            [l.name.clone(), l.elements.to_string()]
+                .into_iter()
+                .chain(scores)
+                .chain([merged.into()])
+                .collect::<Vec<_>>()
         });
         let none = || "none".to_owned();
         let thresholds = record.thresholds.iter().map(|t| t.map_or_else(none, compact));
-        let last = ["threshold".to_owned(), String::new()].into_iter().chain(thresholds).chain([String::new()]).collect();
+        let last =
+            ["threshold".to_owned(), String::new()].into_iter().chain(thresholds).chain([String::new()]).collect();
         p.table("Scores; * is above the task's threshold", &head, rows.chain([last]))
     })
 }
@@ -137,13 +143,23 @@ fn density(p: &mut Page, record: &Record) -> fmt::Result {
             second: false,
         };
         p.subheading("By kind")?;
-        p.picture("Share that differs by kind", &bars("Share that differs from the base, by kind", &by_kind.iter().map(of_kind).collect::<Vec<_>>()))?;
+        p.picture(
+            "Share that differs by kind",
+            &bars("Share that differs from the base, by kind", &by_kind.iter().map(of_kind).collect::<Vec<_>>()),
+        )?;
     } else {
         p.paragraph("The merge read no base, so it is not known what differs from one.")?;
     }
     let row = |(kind, d): &(Kind, Density)| {
         let share = percent(d.changed as f64, d.elements as f64);
-        vec![kind.name().to_owned(), d.tensors.to_string(), d.pruned.to_string(), d.elements.to_string(), d.changed.to_string(), share]
+        vec![
+            kind.name().to_owned(),
+            d.tensors.to_string(),
+            d.pruned.to_string(),
+            d.elements.to_string(),
+            d.changed.to_string(),
+            share,
+        ]
     };
     let head = ["kind", "tensors", "pruned", "elements", "differ", "share"];
     p.table("By kind; kinds follow from names (docs/report.md)", &head, by_kind.iter().map(row))?;
@@ -204,7 +220,9 @@ fn task_vectors(p: &mut Page, record: &Record, beside: &Beside<'_>) -> fmt::Resu
         return vectors::show(p, found, &record.tasks());
     }
     let why = match record.base() {
-        None => "Cosines and sign conflicts between task vectors need one base, which this merge does not have.".to_owned(),
+        None => {
+            "Cosines and sign conflicts between task vectors need one base, which this merge does not have.".to_owned()
+        }
         Some(_) => format!(
             "Cosines and sign conflicts between task vectors are not in taskvec.json: a merge does not need them, and to gather \
              them takes a read of all inputs. This does it: taskvec report --inputs {}",
@@ -224,7 +242,8 @@ fn run(p: &mut Page, record: &Record) -> fmt::Result {
     let mut before = 0.0;
     let mut list = Vec::new();
     for pass in &run.passes {
-        let says = format!("{}, {:.2} s, {}", Bytes(pass.bytes_read), pass.seconds, rate(pass.bytes_read, pass.seconds));
+        let says =
+            format!("{}, {:.2} s, {}", Bytes(pass.bytes_read), pass.seconds, rate(pass.bytes_read, pass.seconds));
         let (start, length) = if all > 0.0 { (before / all, pass.seconds / all) } else { (0.0, 0.0) };
         list.push(Bar { label: pass.name.clone(), start, length, says, second: false });
         before += pass.seconds.max(0.0);
@@ -239,7 +258,11 @@ fn run(p: &mut Page, record: &Record) -> fmt::Result {
     };
     let read = run.passes.iter().fold(0, |n: u64, p| n.saturating_add(p.bytes_read));
     let total = vec!["all".to_owned(), Bytes(read).to_string(), format!("{all:.2}"), rate(read, all)];
-    p.table("Passes: bytes of tensors read", &["pass", "read", "seconds", "rate"], run.passes.iter().map(row).chain([total]))?;
+    p.table(
+        "Passes: bytes of tensors read",
+        &["pass", "read", "seconds", "rate"],
+        run.passes.iter().map(row).chain([total]),
+    )?;
     let say = format!(
         "Wrote {} to weight files. {} compute threads; peak memory {} of {} allowed.",
         Bytes(run.bytes_written),
@@ -265,7 +288,8 @@ fn sizes(p: &mut Page, record: &Record) -> fmt::Result {
         second: *second,
     };
     p.picture("Sizes", &bars("Sizes of inputs and outputs", &all.iter().map(bar).collect::<Vec<_>>()))?;
-    let row = |(label, bytes, _): &(String, u64, bool)| vec![label.clone(), Bytes(*bytes).to_string(), bytes.to_string()];
+    let row =
+        |(label, bytes, _): &(String, u64, bool)| vec![label.clone(), Bytes(*bytes).to_string(), bytes.to_string()];
     p.folded("Sizes as a table", |p| p.table("Weight files", &["what", "size", "bytes"], all.iter().map(row)))
 }
 
@@ -281,15 +305,33 @@ fn recipe(p: &mut Page, record: &Record, beside: &Beside<'_>) -> fmt::Result {
 
 fn provenance(p: &mut Page, record: &Record) -> fmt::Result {
     let facts = [("plan", &record.plan_id), ("recipe", &record.recipe_blake3)];
-    p.table("Identities", &["what", "blake3"], facts.iter().map(|(what, hash)| vec![(*what).to_owned(), (*hash).clone()]))?;
+    p.table(
+        "Identities",
+        &["what", "blake3"],
+        facts.iter().map(|(what, hash)| vec![(*what).to_owned(), (*hash).clone()]),
+    )?;
     let unhashed = || "not hashed".to_owned();
     let input = |i: &super::record::Input| {
         let (role, path) = (i.role.clone(), i.name());
-        i.files.iter().map(move |f| {
-            vec![path.clone(), role.clone(), f.name.clone(), f.bytes.to_string(), f.blake3.clone().unwrap_or_else(unhashed)]
-        }).collect::<Vec<_>>()
+        i.files
+            .iter()
+            .map(move |f| {
+                vec![
+                    path.clone(),
+                    role.clone(),
+                    f.name.clone(),
+                    f.bytes.to_string(),
+                    f.blake3.clone().unwrap_or_else(unhashed),
+                ]
+            })
+            .collect::<Vec<_>>()
     };
-    p.table("Files that were read", &["model", "role", "file", "bytes", "blake3"], record.inputs.iter().flat_map(input))?;
-    let output = |f: &super::record::File| vec![f.name.clone(), f.bytes.to_string(), f.blake3.clone().unwrap_or_else(unhashed)];
+    p.table(
+        "Files that were read",
+        &["model", "role", "file", "bytes", "blake3"],
+        record.inputs.iter().flat_map(input),
+    )?;
+    let output =
+        |f: &super::record::File| vec![f.name.clone(), f.bytes.to_string(), f.blake3.clone().unwrap_or_else(unhashed)];
     p.table("Files that were written", &["file", "bytes", "blake3"], record.outputs.iter().map(output))
 }

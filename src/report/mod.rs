@@ -15,9 +15,7 @@ mod table;
 mod vectors;
 mod xml;
 
-pub use comparison::{
-    Apart, CompareCost, Comparison, Difference, ModelDifference, PairDifference, TensorDifference,
-};
+pub use comparison::{Apart, CompareCost, Comparison, Difference, ModelDifference, PairDifference, TensorDifference};
 pub use json::{
     InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
 };

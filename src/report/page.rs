@@ -31,7 +31,11 @@ impl Page {
 
     /// A section with its heading.
     pub fn section(&mut self, id: &str, heading: &str, body: impl FnOnce(&mut Self) -> fmt::Result) -> fmt::Result {
-        writeln!(self.out, "<section id=\"{id}\" aria-labelledby=\"{id}-h\">\n<h2 id=\"{id}-h\">{}</h2>", Xml(heading))?;
+        writeln!(
+            self.out,
+            "<section id=\"{id}\" aria-labelledby=\"{id}-h\">\n<h2 id=\"{id}-h\">{}</h2>",
+            Xml(heading)
+        )?;
         body(self)?;
         self.out.write_str("</section>\n")
     }

@@ -146,7 +146,10 @@ impl Record {
             return Err(format!("has more than {CELLS_MAX} scores or tensors, which is more than a page can show"));
         }
         if let Some(stage) = self.stages.iter().find(|s| s.report.schema_version != 1) {
-            return Err(format!("stage {:?} has schema version {}, expected 1", stage.name, stage.report.schema_version));
+            return Err(format!(
+                "stage {:?} has schema version {}, expected 1",
+                stage.name, stage.report.schema_version
+            ));
         }
         self.stages.iter().try_for_each(|s| s.report.check())
     }

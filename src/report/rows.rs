@@ -196,4 +196,3 @@ pub fn thinned(labels: Vec<Label>, distance: usize) -> Vec<Label> {
     };
     labels.into_iter().filter(fits).collect()
 }
-

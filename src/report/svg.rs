@@ -282,7 +282,13 @@ mod tests {
     #[test]
     fn zero_equal_and_invalid_scores_have_colours() {
         let draw = |score: f64| draw(&["a".into()], &["t".into()], |_, _| score);
-        let cases = [(0.0, PAPER.zero), (3.0, "#21918c"), (f64::NAN, PAPER.invalid), (f64::INFINITY, PAPER.invalid), (5e-324, "#21918c")];
+        let cases = [
+            (0.0, PAPER.zero),
+            (3.0, "#21918c"),
+            (f64::NAN, PAPER.invalid),
+            (f64::INFINITY, PAPER.invalid),
+            (5e-324, "#21918c"),
+        ];
         for (score, fill) in cases {
             let svg = draw(score);
             assert_well_formed(&svg);

@@ -15,7 +15,10 @@ pub fn compare_page(found: &Comparison) -> String {
 fn page(found: &Comparison) -> Result<String, fmt::Error> {
     let names = found.short_names();
     let base = super::short_names(std::slice::from_ref(&found.base)).remove(0);
-    let title = format!("{} against {base}", if names.len() < 4 { names.join(", ") } else { format!("{} models", names.len()) });
+    let title = format!(
+        "{} against {base}",
+        if names.len() < 4 { names.join(", ") } else { format!("{} models", names.len()) }
+    );
     let mut sections = vec![("vectors", "All tensors together"), ("tensors", "By tensor")];
     if !found.apart.is_empty() {
         sections.push(("apart", "Not compared"));
@@ -43,7 +46,9 @@ pub fn show(p: &mut Page, found: &Comparison, names: &[String]) -> fmt::Result {
     let pair = |of: &dyn Fn(&PairDifference) -> Option<f64>, i, j| found.pair(i, j).and_then(of);
     let cosine = |p: &PairDifference| p.cosine;
     p.subheading("Cosine between task vectors")?;
-    p.paragraph("1: one direction, 0: at right angles, -1: against each other. Colours run over the values that there are.")?;
+    p.paragraph(
+        "1: one direction, 0: at right angles, -1: against each other. Colours run over the values that there are.",
+    )?;
     p.picture("Cosines", &matrix("Cosine between task vectors", &names, |i, j| pair(&cosine, i, j)))?;
     p.subheading("Sign conflict between task vectors")?;
     p.paragraph("Of the elements that both change, the share that they change in opposite directions.")?;
@@ -69,22 +74,38 @@ fn lengths(p: &mut Page, found: &Comparison, names: &[String]) -> fmt::Result {
         says: format!("{}, {} changed", number(m.relative_l2), percent(m.changed_share, 1.0)),
         second: false,
     };
-    p.paragraph("The length (L2) of each task vector over the length of the base, and the share of elements that it changes.")?;
+    p.paragraph(
+        "The length (L2) of each task vector over the length of the base, and the share of elements that it changes.",
+    )?;
     let list: Vec<Bar> = names.iter().zip(&found.total.models).map(bar).collect();
     p.picture("Lengths", &bars("Length of each task vector over the length of the base", &list))?;
     let row = |(name, m): (&String, &ModelDifference)| {
         let not_finite = m.non_finite.to_string();
         let max = number(m.max_abs.map(f64::from));
-        vec![name.clone(), number(m.relative_l2), number(m.l2), percent(m.changed_share, 1.0), max, near_one(m.cosine_to_base), not_finite]
+        vec![
+            name.clone(),
+            number(m.relative_l2),
+            number(m.l2),
+            percent(m.changed_share, 1.0),
+            max,
+            near_one(m.cosine_to_base),
+            not_finite,
+        ]
     };
     let head = ["model", "relative L2", "L2", "changed", "largest change", "cosine to the base", "not finite"];
-    p.table("Task vectors: length over the base's length, and what it comes from", &head, names.iter().zip(&found.total.models).map(row))
+    p.table(
+        "Task vectors: length over the base's length, and what it comes from",
+        &head,
+        names.iter().zip(&found.total.models).map(row),
+    )
 }
 
 fn tensors(p: &mut Page, found: &Comparison, names: &[String]) -> fmt::Result {
     let row = |t: &TensorDifference| {
         let shape = format!("{:?}", t.shape);
-        let of = |m: &ModelDifference| [percent(m.changed_share, 1.0), number(m.max_abs.map(f64::from)), number(m.relative_l2)];
+        let of = |m: &ModelDifference| {
+            [percent(m.changed_share, 1.0), number(m.max_abs.map(f64::from)), number(m.relative_l2)]
+        };
         [t.name.clone(), shape].into_iter().chain(t.found.models.iter().flat_map(of)).collect::<Vec<_>>()
     };
     let columns = names.iter().flat_map(|n| ["changed", "largest", "relative L2"].map(|what| format!("{n}: {what}")));
@@ -100,9 +121,11 @@ fn tensors(p: &mut Page, found: &Comparison, names: &[String]) -> fmt::Result {
         let cells = if t.found.pairs.is_empty() { none() } else { t.found.pairs.iter().flat_map(cells).collect() };
         std::iter::once(t.name.clone()).chain(cells).collect::<Vec<_>>()
     };
-    let columns = found.total.pairs.iter().flat_map(|p| {
-        ["cosine", "agree"].map(|what| format!("{}, {}: {what}", names[p.a], names[p.b]))
-    });
+    let columns = found
+        .total
+        .pairs
+        .iter()
+        .flat_map(|p| ["cosine", "agree"].map(|what| format!("{}, {}: {what}", names[p.a], names[p.b])));
     let head: Vec<String> = std::iter::once("tensor".to_owned()).chain(columns).collect();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
     p.folded("Each pair of task vectors, by tensor", |p| {

@@ -53,7 +53,6 @@ impl Display for Xml<'_> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -190,7 +190,8 @@ mod tests {
         d.fold(7, &sums);
         let found = &d.finish()[&7];
         assert_eq!(found.base_squares, 25.0);
-        let model = |changed, squares, with_base, max_abs| OfModel { changed, non_finite: 1, max_abs, squares, with_base };
+        let model =
+            |changed, squares, with_base, max_abs| OfModel { changed, non_finite: 1, max_abs, squares, with_base };
         assert_eq!(found.models, [model(1, 4.0, 8.0, 2.0), model(2, 2.0, -1.0, 1.0)]);
         assert_eq!(found.pairs, [OfPair { product: -2.0, both: 1, same_sign: 0 }]);
     }
