@@ -11,6 +11,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rayon::", &["src/pass/"]),
     ("crossbeam_channel", &["src/pass/", "src/sink/shards.rs"]),
     ("clap::", &["src/cli/"]),
+    ("clap_complete::", &["src/cli/"]),
+    ("clap_mangen::", &["src/cli/"]),
     ("indicatif::", &["src/cli/"]),
     ("signal_hook::", &["src/cli/"]),
     ("serde_saphyr::", &["src/recipe/"]),

@@ -1,5 +1,7 @@
 //! The arguments of all commands.
 
+use super::compare::CompareArgs;
+use super::report::{ExplainArgs, ReportArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use taskvec::codec::Coding;
@@ -33,10 +35,26 @@ pub enum Command {
     Store(StoreArgs),
     /// Show what a checkpoint, a delta file or a merged model holds.
     Inspect(InspectArgs),
+    /// Say how models differ from a base, and their task vectors from each other.
+    Compare(CompareArgs),
+    /// Draw what a merge did: one HTML file that works offline.
+    Report(ReportArgs),
+    /// Tell in a few lines what a merge did.
+    Explain(ExplainArgs),
     /// List merge methods, or explain one.
     Methods(MethodsArgs),
     /// Merge the embedded model family with and without LwPTV and measure the results.
     Demo(DemoArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// The folder for them; made if it does not exist.
+        dir: PathBuf,
+    },
 }
 
 /// Arguments of every command.

@@ -139,6 +139,7 @@ fn existing(overwrite: bool) -> Existing {
     if overwrite { Existing::Replace } else { Existing::Refuse }
 }
 
-fn links(files: &FileArgs) -> Links {
+/// Which links the arguments allow.
+pub fn links(files: &FileArgs) -> Links {
     if files.follow_links { Links::All } else { Links::Inside }
 }

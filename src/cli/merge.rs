@@ -181,10 +181,6 @@ fn read_recipe(path: &Path) -> Result<String> {
 }
 
 fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
-    let size = |flag: &str, text: &str| {
-        parse_size(text)
-            .ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
-    };
     Ok(Options {
         memory_bytes: size("--memory", &limits.memory)?,
         threads: threads(limits.num_threads)?,
@@ -195,6 +191,11 @@ fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
         fuse: limits.fuse,
         ..wanted
     })
+}
+
+/// The bytes that a flag asks for.
+pub fn size(flag: &str, text: &str) -> Result<u64> {
+    parse_size(text).ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
 }
 
 /// The number of compute threads that `--num-threads` asks for.

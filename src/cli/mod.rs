@@ -1,13 +1,16 @@
 //! Arguments, printing and exit codes; everything else is in the library.
 
 mod args;
+mod compare;
 mod delta;
 mod demo;
 mod inspect;
+mod manual;
 mod merge;
 mod methods;
 mod print;
 mod progress;
+mod report;
 mod saliency;
 mod store;
 
@@ -38,8 +41,13 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => delta::verify(args, &cli.common, &stop),
         Command::Store(args) => store::store(args, &cli.common),
         Command::Inspect(args) => inspect::inspect(args),
+        Command::Compare(args) => compare::compare(args, &cli.common, &stop),
+        Command::Report(args) => report::report(args, &cli.common, &stop),
+        Command::Explain(args) => report::explain(args),
         Command::Methods(args) => methods::methods(args),
         Command::Demo(args) => demo::demo(args, &cli.common, &stop),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { dir } => manual::pages(dir),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! One merge from recipe to published output: joins every room.
 
 mod apply;
+mod compare;
 mod deep;
 mod delta;
 mod diff;
@@ -9,6 +10,7 @@ mod fused;
 mod known;
 mod machine;
 mod output;
+mod read;
 mod resume;
 mod resume_apply;
 mod scoring;
@@ -19,9 +21,11 @@ mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
+pub use compare::{CompareRun, compare};
 pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
+pub use read::{Account, read_account};
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
@@ -97,6 +101,25 @@ fn plan_with(
         recipe.set_coefficients(&coefficients)?;
     }
     recipe.check()?;
+    let models = open_models(&recipe, folder, links, results)?;
+    let (vocabulary, notes) = tokens::settle(&recipe, &models, links)?;
+    let mut plan = Plan::new(recipe, models, vocabulary, options)?;
+    plan.warnings.extend(notes);
+    for model in &mut plan.models {
+        model.made_from = results.iter().find(|(r, _)| r.label == model.label).map(|(_, names)| names.clone());
+    }
+    let unplaced = output::unplaced_stacks(&plan, links)?;
+    plan.warnings.extend(unplaced);
+    Ok(plan)
+}
+
+/// Reads the headers of the recipe's models, in the order of [`Recipe::references`].
+fn open_models(
+    recipe: &Recipe,
+    folder: &Path,
+    links: Links,
+    results: &[(Inventory, Vec<String>)],
+) -> Result<Vec<Inventory>> {
     if let Some(base) = recipe.base.as_ref().filter(|b| is_delta(Path::new(b))) {
         let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
         return Err(Error::recipe("base_model", problem));
@@ -124,15 +147,7 @@ fn plan_with(
             }
         });
     }
-    let (vocabulary, notes) = tokens::settle(&recipe, &models, links)?;
-    let mut plan = Plan::new(recipe, models, vocabulary, options)?;
-    plan.warnings.extend(notes);
-    for model in &mut plan.models {
-        model.made_from = results.iter().find(|(r, _)| r.label == model.label).map(|(_, names)| names.clone());
-    }
-    let unplaced = output::unplaced_stacks(&plan, links)?;
-    plan.warnings.extend(unplaced);
-    Ok(plan)
+    Ok(models)
 }
 
 fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Inventory> {

@@ -6,6 +6,7 @@
 mod combine;
 mod count;
 mod deviate;
+mod differ;
 mod elect;
 mod element;
 mod keys;
@@ -15,6 +16,7 @@ mod random;
 pub use combine::{add_scaled, axpy, delta, divide, multiply, scale};
 pub use count::{Change, change, first_beyond, first_non_finite};
 pub use deviate::{deviations, dot, magnitudes, squares};
+pub use differ::{largest_magnitude, nonzero, signs};
 pub use elect::{Agreed, drop_where_set, elect, elect_sum, keep_above, select_weighted, trim};
 pub use element::{element_deviations, element_magnitudes};
 pub use keys::{count_in_bucket, magnitude_key, magnitude_of_key, number_of_key, signed_key};

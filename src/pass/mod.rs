@@ -2,6 +2,7 @@
 //! under a byte budget, and knows no method: a pass either feeds a statistic or merges.
 
 mod adapter;
+mod bytes;
 mod decode;
 mod elements;
 mod encode;

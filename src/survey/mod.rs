@@ -4,12 +4,14 @@
 //! Counts may be kept as they come, for integers add in any order; floating-point sums are handed out per block and come
 //! back in block order, so that neither threads nor tiles can change a bit.
 
+mod differences;
 mod largest;
 mod majority;
 mod saliency;
 mod sum;
 mod sums;
 
+pub use differences::{Differences, OfModel, OfPair, Totals};
 pub use largest::{Asked, Bar, Bars, Largest, MAGNITUDES, View};
 pub use majority::Majority;
 pub use saliency::{Saliency, Score, random_score};
