@@ -262,8 +262,7 @@ fn both<'a>(a: &'a Value, b: &'a Value) -> impl Iterator<Item = (&'a Value, &'a 
 fn document(name: &str, method: &str, models: &[&str], more: &str) -> String {
     let parameters = "parameters: {weight: 0.7, density: 0.6}".to_owned();
     let parameters = match method {
-        "linear" => "parameters: {weight: 0.7}".into(),
-        "task_arithmetic" => "parameters: {weight: 0.7}".into(),
+        "linear" | "task_arithmetic" => "parameters: {weight: 0.7}".into(),
         "passthrough" | "consensus_ta" | "model_stock" | "karcher" => String::new(),
         "dare_linear" | "dare_ties" => parameters.replace('}', ", rescale_by: probability}"),
         "slerp" | "nearswap" => "parameters: {t: 0.3}".into(),

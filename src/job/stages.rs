@@ -37,7 +37,10 @@ pub fn plan_stages(stages: Stages, folder: &Path, links: Links, options: Options
     if from_stage {
         last.warnings.push("no delta file is written: the base is the result of a stage".into());
     }
-    let (before, last) = fuse_stages(before, last);
+    if before.is_empty() {
+        return Ok(StagedPlan { before: Vec::new(), last });
+    }
+    let (before, last) = fuse_stages(&before, &last);
     Ok(StagedPlan { before, last })
 }
 

@@ -94,6 +94,7 @@ impl<'a> Engine<'a> {
     }
 
     /// The same files and threads for a stage that is fused into the plan.
+    #[must_use]
     pub fn of_stage(&self, plan: &'a Plan) -> Self {
         Self {
             plan,

@@ -53,14 +53,17 @@ impl fmt::Display for How {
 }
 
 /// Settles which stages are fused, and puts these into the plans that read them.
-pub fn fuse_stages(before: Vec<(String, Plan)>, last: Plan) -> (Vec<PlannedStage>, Plan) {
-    let mut how = decide(&before, &last);
+pub fn fuse_stages(before: &[(String, Plan)], last: &Plan) -> (Vec<PlannedStage>, Plan) {
+    let mut how = decide(before, last);
     loop {
-        match build(&before, &last, &how) {
+        match build(before, last, &how) {
             Ok((plans, last)) => {
-                let named = before.into_iter().map(|(name, _)| name).zip(plans).zip(how);
-                let stage = |((name, plan), how)| PlannedStage { name, plan, how };
-                return (named.map(stage).collect(), last);
+                let stage = |(((name, _), plan), how): ((&(String, Plan), Plan), How)| PlannedStage {
+                    name: name.clone(),
+                    plan,
+                    how,
+                };
+                return (before.iter().zip(plans).zip(how).map(stage).collect(), last);
             }
             Err(too_large) => {
                 let why = "its models do not fit --memory beside those of the stage that reads it";
