@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 const FENCES: &[(&str, &[&str])] = &[
     ("memmap2::", &["src/source/"]),
     ("rayon::", &["src/pass/"]),
-    ("crossbeam_channel", &["src/pass/", "src/sink/shards.rs"]),
+    ("crossbeam_channel", &["src/pass/", "src/sink/journal.rs", "src/sink/shards.rs"]),
+    ("rustix::", &["src/disk/", "src/sink/", "src/source/"]),
     ("clap::", &["src/cli/"]),
     ("clap_complete::", &["src/cli/"]),
     ("clap_mangen::", &["src/cli/"]),

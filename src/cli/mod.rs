@@ -77,11 +77,11 @@ const SIGXFSZ: i32 = 25;
 /// The first SIGINT or SIGTERM asks the run to stop, the second ends the process at once.
 fn watch_signals(stop: &Stop) {
     use signal_hook::consts::{SIGINT, SIGTERM};
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         // Registered in this order, the shutdown sees the flag of an earlier signal only.
         let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, asked.clone());
-        let _ = signal_hook::flag::register(signal, asked);
+        let _ = signal_hook::flag::register(signal, asked.clone());
         let _ = signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize);
     }
     // A file that a limit keeps from growing is an error of the write, which tells its path, not the end of the process.

@@ -291,6 +291,11 @@ fn fill(
         let merged = merged.and_then(|m| noted.reached(works.len(), &m.changes).map(|()| m));
         outcome.join(merged.inspect_err(|error| noted.stop(error))?);
     }
+    if let Some(record) = record.as_mut() {
+        let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
+        let (record, delta, first) = (Some(record), target.delta.as_mut(), 0);
+        NotedMerge { record, engine: &engine, shards, delta, hashes, written, first }.finish()?;
+    }
     let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;

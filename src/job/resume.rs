@@ -74,7 +74,7 @@ impl Past {
             let Ok(line) = serde_json::from_value::<Line>(line) else { break };
             let float = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
             past.sums.extend(line.sums.into_iter().map(|(t, bits)| (t, float(bits))));
-            past.tensors = past.tensors.max(line.tensors);
+            past.tensors = line.tensors.max(past.tensors);
             let change = |(t, elements, bits)| (t, Change { elements, max_abs: f32::from_bits(bits) });
             past.changes.extend(line.changes.into_iter().map(change));
             past.hashes.extend(line.hashes.into_iter().map(|(t, base, result)| (t, (base, result))));
@@ -131,12 +131,18 @@ impl Past {
     /// is not what was written.
     pub fn check_parts(&self, plan: &Plan, shards: &Shards) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
         let start = Instant::now();
+        if self.tensors > plan.tensors.len() || (plan.writes_delta() && self.delta.len() != self.tensors) {
+            return Ok(None);
+        }
         let untouched = self.parts.is_some() && self.parts == Some(shards.identities()?);
         let mut bytes_read = 0;
         let mut hashes = Vec::with_capacity(plan.shards.len());
         for (number, shard) in plan.shards.iter().enumerate() {
             let state = self.written.get(&number).cloned().unwrap_or_default();
             let Some(hash) = PieceHash::restore(shard.file_bytes(), &state) else { return Ok(None) };
+            if !self.covers(plan, number, &state) {
+                return Ok(None);
+            }
             if !untouched {
                 let again = PieceHash::new(shard.file_bytes());
                 let mut buffer = Vec::new();
@@ -159,6 +165,16 @@ impl Past {
         }
         let seconds = start.elapsed().as_secs_f64();
         Ok(Some((hashes, PassRun { name: "hash the parts again".into(), bytes_read, seconds })))
+    }
+}
+
+impl Past {
+    /// Whether all of a shard that belongs to written tensors is known.
+    fn covers(&self, plan: &Plan, shard: usize, state: &HashState) -> bool {
+        let written = plan.tensors[..self.tensors].iter().filter(|t| t.shard == shard && t.elements > 0);
+        let inside = |from: u64, to: u64| state.covered.iter().any(|&(start, end)| start <= from && to <= end);
+        let mut written = written.map(|t| inside(t.offset, t.offset + t.bytes()));
+        written.all(|inside| inside)
     }
 }
 
@@ -232,11 +248,6 @@ impl Record {
         }
         news
     }
-
-    fn line(&mut self, engine: &Engine<'_>) -> Line {
-        let inputs = Self::news(&mut self.inputs, engine.hashes().unwrap_or_default());
-        Line { inputs, ..Line::default() }
-    }
 }
 
 fn value(line: &Line) -> Result<serde_json::Value> {
@@ -261,7 +272,8 @@ impl<'a, 'e> NotedScores<'a, 'e> {
     }
 
     fn line(&mut self) -> Result<serde_json::Value> {
-        let mut line = self.record.line(self.engine);
+        let inputs = Record::news(&mut self.record.inputs, self.engine.hashes().unwrap_or_default());
+        let mut line = Line { inputs, ..Line::default() };
         let sums = |t: usize| (0..self.tasks).map(|k| self.saliency.sum(t, k).to_bits()).collect();
         line.sums = self.whole.drain(..).map(|t| (t, sums(t))).collect();
         self.record.has_lines = true;
@@ -284,7 +296,7 @@ impl<'a, 'e> NotedScores<'a, 'e> {
                 self.whole.extend(self.current);
                 if !self.whole.is_empty() {
                     let line = self.line()?;
-                    self.record.journal.add_soon(line)?;
+                    self.record.journal.add_soon(Vec::new(), line)?;
                 }
                 self.problem.map_or(Ok(done), Err)
             }
@@ -338,32 +350,43 @@ pub struct NotedMerge<'a, 'e> {
 }
 
 impl NotedMerge<'_, '_> {
-    fn line(&mut self) -> Result<(Vec<crate::disk::File>, Line)> {
-        let Some(record) = &mut self.record else { return Ok((Vec::new(), Line::default())) };
-        let mut line = record.line(self.engine);
-        line.written = Record::news(&mut record.written, self.written);
+    /// What came since the line before, and the files that must be on the disk before it is noted.
+    fn line(&mut self) -> Result<Option<(Vec<crate::disk::File>, Line, &mut Record)>> {
+        let Some(record) = &mut self.record else { return Ok(None) };
+        let tensors = record.noted..record.done;
+        let (mut inputs, mut written) = (record.inputs.clone(), record.written.clone());
+        let mut line = Line { tensors: record.done, ..Line::default() };
+        line.inputs = Record::news(&mut inputs, self.engine.hashes().unwrap_or_default());
+        line.written = Record::news(&mut written, self.written);
         let mut files = self.shards.again(line.written.iter().map(|(shard, _)| *shard))?;
-        let news = record.noted..record.done;
         if let Some(delta) = &mut self.delta {
             delta.end_before(record.done)?;
-            line.delta = delta.written(news.clone());
+            line.delta = delta.written(tensors.clone());
             files.push(delta.write_out()?);
         }
-        line.tensors = record.done;
         let change = |t: usize| record.changes[t].map(|c| (t, c.elements, c.max_abs.to_bits()));
-        line.changes = news.clone().filter_map(change).collect();
+        line.changes = tensors.clone().filter_map(change).collect();
         if let Some(hashes) = self.hashes {
             let hex = |h: &PieceHash| h.root().map(|h| h.to_hex().to_string());
-            line.hashes = news.map(|t| (t, hex(&hashes.base[t]), hex(&hashes.result[t]))).collect();
+            line.hashes = tensors.map(|t| (t, hex(&hashes.base[t]), hex(&hashes.result[t]))).collect();
         }
-        record.noted = record.done;
+        // Only now that nothing can fail: what is told once is not told again.
+        (record.inputs, record.written, record.noted) = (inputs, written, record.done);
         record.has_lines = true;
-        Ok((files, line))
+        Ok(Some((files, line, record)))
+    }
+
+    /// Notes the last tensors.
+    pub fn finish(&mut self) -> Result<()> {
+        if self.record.as_ref().is_none_or(|r| r.done == r.noted) {
+            return Ok(());
+        }
+        self.line()?.map_or(Ok(()), |(files, line, record)| record.journal.add_soon(files, value(&line)?))
     }
 
     /// Notes, before the run ends early, what is on the disk by then.
     pub fn stop(&mut self, error: &Error) {
-        let worth = self.record.as_ref().is_some_and(|r| r.done > r.noted || r.done > 0);
+        let worth = self.record.as_ref().is_some_and(|r| r.done > 0);
         if error.can_resume() && worth {
             // The error is what is told; without the line less is kept.
             let _ = self.last_line();
@@ -371,11 +394,11 @@ impl NotedMerge<'_, '_> {
     }
 
     fn last_line(&mut self) -> Result<()> {
-        let (files, mut line) = self.line()?;
+        let shards = self.shards;
+        let Some((files, mut line, record)) = self.line()? else { return Ok(()) };
         files.iter().try_for_each(crate::disk::File::sync)?;
-        line.parts = Some(self.shards.identities()?);
-        let line = value(&line)?;
-        self.record.as_mut().map_or(Ok(()), |r| r.journal.add_last(line))
+        line.parts = Some(shards.identities()?);
+        record.journal.add_last(value(&line)?)
     }
 }
 
@@ -393,8 +416,6 @@ impl Follower for NotedMerge<'_, '_> {
         if record.done == record.noted || !record.journal.is_due() {
             return Ok(());
         }
-        let (files, line) = self.line()?;
-        let line = value(&line)?;
-        self.record.as_mut().map_or(Ok(()), |r| r.journal.add(files, line))
+        self.line()?.map_or(Ok(()), |(files, line, record)| record.journal.add(files, value(&line)?))
     }
 }

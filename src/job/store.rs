@@ -83,8 +83,9 @@ impl Store {
         let path = folder.join("manifest.json");
         if create {
             disk::make_folders(folder)?;
-            let foreign =
-                fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))?.flatten().next().is_some();
+            let own = |e: &fs::DirEntry| e.file_name() == ".lock" || e.file_name() == ".manifest.json.part";
+            let mut entries = fs::read_dir(folder).map_err(Error::io(folder, "list the folder"))?.flatten();
+            let foreign = entries.any(|e| !own(&e));
             if foreign && !path.exists() && !folder.join("payloads").exists() {
                 let problem = "holds other files and is no store; choose an empty or a new folder".into();
                 return Err(Error::OutputExists { path: folder.to_owned(), problem });

@@ -104,17 +104,17 @@ impl Journal {
     }
 
     /// Adds a line, due or not.
-    pub fn add_soon(&mut self, line: Value) -> Result<()> {
+    pub fn add_soon(&mut self, files: Vec<disk::File>, line: Value) -> Result<()> {
         if self.under_way {
             let _ = self.done.recv();
             self.under_way = false;
         }
-        self.add(Vec::new(), line)
+        self.add(files, line)
     }
 
     /// Adds a line, due or not, and waits until it is on the disk.
     pub fn add_last(&mut self, line: Value) -> Result<()> {
-        self.add_soon(line)?;
+        self.add_soon(Vec::new(), line)?;
         self.close()
     }
 

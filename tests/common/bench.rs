@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 use taskvec::job::{self, Run};
-use taskvec::pass::{Silent, Stop};
+use taskvec::pass::{Progress, Silent, Stop};
 use taskvec::plan::{Options, Plan};
 use taskvec::recipe::Recipe;
 use taskvec::sink::{Existing, Unfinished};
@@ -79,6 +79,17 @@ impl Bench {
 
     /// Merges in this process, noting every tensor.
     pub fn merge(&self, out: &Path, unfinished: Unfinished, stop: &Stop) -> Result<()> {
+        self.merge_watched(out, unfinished, stop, &Silent).map(drop)
+    }
+
+    /// The same under the eyes of `progress`. Returns bytes read and written; `None` if the output was whole already.
+    pub fn merge_watched(
+        &self,
+        out: &Path,
+        unfinished: Unfinished,
+        stop: &Stop,
+        progress: &dyn Progress,
+    ) -> Result<Option<u64>> {
         let elements = self.elements();
         let memory = if self.memory == 0 { self.smallest_memory(elements) } else { self.memory };
         let plan = self.plan(memory, elements)?;
@@ -92,21 +103,23 @@ impl Bench {
             unfinished,
             read_back: false,
             journal: Some(Duration::ZERO),
-            progress: &Silent,
+            progress,
             stop,
         };
         if unfinished == Unfinished::Resume && job::is_done(&plan, out, &run)? {
-            return Ok(());
+            return Ok(None);
         }
-        job::merge(&plan, out, &run).map(drop)
+        let report = job::merge(&plan, out, &run)?;
+        let read: u64 = report.run.passes.iter().map(|p| p.bytes_read).sum();
+        Ok(Some(read + report.run.bytes_written))
     }
 
     /// The command that does the same.
     pub fn merge_command(&self, out: &Path) -> Command {
         let mut command = taskvec();
         command.arg("merge").arg(self.path("recipe.yml")).arg(out).args(["-j", "1", "--io", "pread"]);
-        command.args(["--journal-every", "0", "--memory", &format!("{}B", self.memory)]);
-        command.args(["--out-shard-size", &format!("{}B", Self::shard_bytes(self.elements()))]);
+        command.args(["--journal-every", "0", "--memory", &self.memory.to_string()]);
+        command.args(["--out-shard-size", &Self::shard_bytes(self.elements()).to_string()]);
         command
     }
 

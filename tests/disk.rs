@@ -1,3 +1,5 @@
+//! Calls to the file system that fail, in this process: exit 74, a path, and the merge goes on later.
+//!
 //! Power loss: every call of a merge is recorded, and a double of the file system in memory makes states that a disk may
 //! hold when the power goes at any moment. What was written and not synced is there, absent, or torn into sectors; names
 //! made, changed or removed in a folder that was not synced since are as before or after, each by itself.
@@ -12,9 +14,17 @@ use common::Random;
 use common::bench::{Bench, Content, without_run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use taskvec::disk::fail::{self, Event};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use taskvec::disk::fail::{self, Event, Fault, Plan};
 use taskvec::pass::Stop;
 use taskvec::sink::Unfinished;
+
+/// Faults and records are of the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const SECTOR: usize = 512;
 /// Every so many states one is gone on with.
@@ -254,6 +264,7 @@ fn damaged(events: &[Event], root: &Path, golden: &Content, states: u64, mut loo
 /// `TASKVEC_STATES=1000000` for a long run.
 #[test]
 fn after_a_power_loss_the_output_is_absent_or_whole_and_the_merge_goes_on_to_the_same_bytes() {
+    let _alone = alone();
     let states = std::env::var("TASKVEC_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000);
     let bench = Bench::new(4, 3000);
     let case = bench.case();
@@ -277,4 +288,42 @@ fn after_a_power_loss_the_output_is_absent_or_whole_and_the_merge_goes_on_to_the
     assert!(damaged(&unsynced, case.path(), &bench.golden, 1000, |_, _| {}) > 0);
     let unsynced: Vec<Event> = events.iter().filter(|e| !matches!(e, Event::SyncFolder(_))).cloned().collect();
     assert!(damaged(&unsynced, case.path(), &bench.golden, 1000, |_, _| {}) > 0);
+}
+
+#[test]
+fn every_call_that_fails_ends_in_exit_74_with_a_path_and_the_merge_goes_on_later() {
+    let _alone = alone();
+    let bench = Bench::new(4, 3000);
+    let case = bench.case();
+    fail::set(None);
+    bench.merge(&case.path().join("out"), Unfinished::Discard, &Stop::default()).unwrap();
+    let calls = fail::calls();
+    let mut failed = 0;
+    for fault in ["eio", "enospc", "eintr", "short"] {
+        for forever in [false, true] {
+            for at in 0..calls {
+                let why = format!("{fault} at call {at}, for ever: {forever}");
+                let case = bench.case();
+                let out = case.path().join("out");
+                let kind = if fault == "short" { Fault::Short } else { Fault::Error(fail::errno(fault)) };
+                fail::set(Some(Plan { fault: kind, at, forever }));
+                let result = bench.merge(&out, Unfinished::Discard, &Stop::default());
+                fail::set(None);
+                let harmless = fault == "short" || (fault == "eintr" && !forever);
+                match result {
+                    Ok(()) => assert!(bench.is_whole(&out, &why), "{why}"),
+                    Err(error) => {
+                        assert!(!harmless, "{why}: {error}");
+                        assert_eq!(error.exit_code(), 74, "{why}: {error}");
+                        assert!(error.to_string().contains(&*case.path().to_string_lossy()), "{why}: {error}");
+                        bench.is_whole(&out, &why);
+                        failed += 1;
+                    }
+                }
+                bench.merge(&out, Unfinished::Resume, &Stop::default()).unwrap_or_else(|e| panic!("{why}, then {e}"));
+                assert!(bench.is_whole(&out, &why));
+            }
+        }
+    }
+    assert!(failed > 2 * calls, "{failed} of {calls} calls");
 }
