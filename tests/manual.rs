@@ -29,8 +29,9 @@ fn flags(command: &str) -> BTreeSet<String> {
 
 /// Whether `program` accepts `text`; `None` if it is not installed.
 fn accepts(program: &str, arguments: &[&str], text: &str) -> Option<bool> {
-    let child = Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = child.spawn().ok()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
     std::io::Write::write_all(&mut child.stdin.take()?, text.as_bytes()).ok()?;
     Some(child.wait().ok()?.success())
 }

@@ -198,7 +198,7 @@ fn numbers_of_a_hostile_report_do_no_harm() {
     report["settings"]["lwptv"]["eta"] = json!(1e300);
     let page = page(&report);
     assert_harmless(&page);
-    assert!(!page.contains("NaN") && !page.contains(">inf"));
+    assert!(!page.contains(">inf") && !page.contains("-1.5"));
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_report_that_contradicts_itself_is_refused() {
         (&|r| r["layers"][2]["scores"] = json!([1.0, 2.0]), "2 scores and 3 masks, expected 3"),
         (&|r| r["thresholds"] = json!([1.0]), "1 thresholds, expected 3"),
         (&|r| r["tensors"][0]["action"] = json!("melted"), "melted"),
-        (&|r| r["layers"] = json!(vec![r["layers"][0].clone(); 140_000]), "more than a page can show"),
+        (&|r| r["tensors"] = json!(vec![r["tensors"][0].clone(); 400_001]), "more than a page can show"),
     ];
     for (change, says) in cases {
         let problem = broken(change);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use taskvec::job::{self, Account};
 use taskvec::pass::Stop;
 use taskvec::report::{Beside, Comparison, escape, merge_page};
+use taskvec::source::is_delta;
 use taskvec::{Error, Result};
 
 #[derive(Debug, Args)]
@@ -102,17 +103,20 @@ fn read_inputs(account: &Account, args: &ReportArgs, common: &Common, stop: &Sto
 
 fn unchanged(input: &taskvec::report::Input) -> Outcome {
     let path = Path::new(&input.path);
-    for file in &input.files {
-        let place = if path.is_dir() { path.join(&file.name) } else { path.to_owned() };
-        let adapter = input.adapter.as_ref().map(|a| Path::new(a).join(&file.name));
-        let length = |p: &Path| std::fs::metadata(p).ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
-        let found = length(&place).or_else(|| adapter.as_deref().and_then(length));
-        if found.is_none() {
-            let problem = "is not there any more; --inputs reads the models that were merged. Run where the merge ran, or leave --inputs out";
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    // The deltas below a delta file may lie anywhere; it knows them by their hashes.
+    let own = |name: &str| !is_delta(path) || path.file_name().is_some_and(|n| n == name);
+    for file in input.files.iter().filter(|f| own(&f.name)) {
+        let place = folder.join(&file.name);
+        let places = std::iter::once(place.clone()).chain(input.adapter.iter().map(|a| Path::new(a).join(&file.name)));
+        let length = |p: PathBuf| std::fs::metadata(p).ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+        let found: Vec<u64> = places.filter_map(length).collect();
+        if found.is_empty() {
+            let problem = "is not there; --inputs reads the models that were merged. Run it in the folder where the merge \
+                           ran, or leave --inputs out";
             return Err(Error::InputMissing { path: place, problem: problem.into() });
         }
-        let adapters = adapter.as_deref().and_then(length);
-        if found != Some(file.bytes) && adapters != Some(file.bytes) {
+        if !found.contains(&file.bytes) {
             let problem = format!("expected {} bytes, as when it was merged; it was changed since", file.bytes);
             return Err(Error::InputMissing { path: place, problem });
         }

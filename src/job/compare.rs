@@ -226,6 +226,6 @@ fn share(part: u64, all: u64) -> f64 {
 
 /// From the inner product and both squares.
 fn cosine(product: f64, a: f64, b: f64) -> Option<f64> {
-    let lengths = a.max(0.0).sqrt() * b.max(0.0).sqrt();
+    let lengths = (a.max(0.0) * b.max(0.0)).sqrt();
     (lengths > 0.0).then(|| (product / lengths).clamp(-1.0, 1.0))
 }

@@ -95,10 +95,15 @@ fn masks(p: &mut Page, record: &Record) -> fmt::Result {
     let kept_by: Vec<Vec<bool>> = layers.iter().map(|l| l.kept_by.clone()).collect();
     let kept: Vec<bool> = layers.iter().map(|l| l.kept).collect();
     let title = "Scores, masks of the tasks, and the shared mask";
-    let eta = record.eta().unwrap_or(0.0);
-    let (tasks_, layers_) = (&tasks[..], &names[..]);
-    let picture =
-        Picture { title, tasks: tasks_, layers: layers_, scores: &scores, kept_by: &kept_by, kept: &kept, eta };
+    let picture = Picture {
+        title,
+        tasks: &tasks,
+        layers: &names,
+        scores: &scores,
+        kept_by: &kept_by,
+        kept: &kept,
+        eta: record.eta().unwrap_or(0.0),
+    };
     p.picture(title, &svg_in_page(&picture))?;
     p.folded("All scores as a table", |p| {
         let head: Vec<&str> =

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 /// Scores and masks that a page can show, at most.
 const CELLS_MAX: usize = 400_000;
 
+/// No pass takes longer: 30 years.
+const SECONDS_MAX: f64 = 1e9;
+
 /// What a merge did.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Record {
@@ -128,8 +131,12 @@ impl Record {
             Some(v) => return Err(format!("has schema version {v}, this taskvec reads version 1")),
             None => return Err("is not a report of taskvec: it has no schema_version".into()),
         }
-        let record: Self = serde_json::from_value(version).map_err(|e| format!("is not a report of taskvec: {e}"))?;
+        let mut record: Self =
+            serde_json::from_value(version).map_err(|e| format!("is not a report of taskvec: {e}"))?;
         record.check()?;
+        let run = &mut record.run;
+        let seconds = run.passes.iter_mut().map(|p| &mut p.seconds).chain([&mut run.seconds]);
+        seconds.for_each(|s| *s = s.clamp(0.0, SECONDS_MAX));
         Ok(record)
     }
 
@@ -201,12 +208,12 @@ impl Record {
         self.outputs.iter().filter(|f| f.name.ends_with(ends)).fold(0, |n, f| n.saturating_add(f.bytes))
     }
 
-    /// The distinct texts that tell models apart, for a page that says where things come from.
+    /// Whether a file was read without being hashed.
     pub(super) fn unhashed(&self) -> bool {
         self.inputs.iter().flat_map(|i| &i.files).any(|f| f.blake3.is_none())
     }
 
-    /// Names of layers that some, but only one, task keeps: by task.
+    /// By task, the layers that no other task keeps.
     pub(super) fn kept_alone(&self) -> Vec<usize> {
         let mut alone = vec![0; self.thresholds.len()];
         for l in &self.layers {
