@@ -23,6 +23,18 @@ pub const HEADER_MAX_BYTES: u64 = 100_000_000;
 /// A shard index may be this long at most.
 pub const INDEX_MAX_BYTES: u64 = 64 << 20;
 
+/// The configuration of a model may be this long at most.
+pub const CONFIG_MAX_BYTES: u64 = 16 << 20;
+
+/// A file of coefficients may be this long at most: a number takes some 20 bytes, models have up to 10^5 tensors.
+pub const COEFFICIENTS_MAX_BYTES: u64 = 64 << 20;
+
+/// What a header's table may take for each byte of the header, itself included.
+pub const HEADER_MEMORY_FACTOR: usize = 3;
+
+/// What a header's table may always take.
+pub const HEADER_MEMORY_BYTES: usize = 4 << 20;
+
 /// The configuration of an adapter may be this long at most.
 pub const ADAPTER_CONFIG_MAX_BYTES: u64 = 1 << 20;
 

@@ -3,6 +3,7 @@
 mod args;
 mod delta;
 mod demo;
+mod fault;
 mod inspect;
 mod merge;
 mod methods;
@@ -29,6 +30,7 @@ pub fn run() -> ExitCode {
     start_log(&cli);
     let stop = Stop::default();
     watch_signals(&stop);
+    fault::watch();
     let result = match &cli.command {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
         Command::Plan(args) => merge::plan(args),

@@ -79,7 +79,7 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     let mut paths = Vec::new();
     base.number_files(&mut paths);
     let model_file = paths.len();
-    paths.extend(model.files.iter().map(|f| (f.path.clone(), f.bytes)));
+    paths.extend(model.files.iter().map(|f| (f.path.clone(), f.expected())));
     let inputs: Vec<&Path> = paths.iter().map(|(p, _)| p.as_path()).collect();
     let staged = StagedFile::begin(out, run.existing, &inputs)?;
     let files = Files::open(paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;

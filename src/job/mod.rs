@@ -21,6 +21,7 @@ pub use store::{Added, Expert, Store};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};
+use crate::limits::COEFFICIENTS_MAX_BYTES;
 use crate::method::{Method, Scene, Shown};
 use crate::pass::{Action, Copied, Cut, DeltaTarget, Engine, Merge, Outcome, PassRun, Progress, Reason, Stop, Work};
 use crate::plan::{Options, Plan, Taken};
@@ -73,8 +74,8 @@ fn plan_with(
 ) -> Result<Plan> {
     if let Some(name) = &recipe.coefficients {
         let path = folder.join(name);
-        let missing = |e| Error::InputMissing { path: path.clone(), problem: format!("the coefficients: {e}") };
-        let text = std::fs::read_to_string(&path).map_err(missing)?;
+        let text = source::read_whole(&path, COEFFICIENTS_MAX_BYTES)?;
+        let text = String::from_utf8(text).map_err(|_| Error::malformed(&path, "is not UTF-8 text"))?;
         let coefficients = Coefficients::parse(&text, &format!("coefficients ({name})"), recipe.experts().len())?;
         recipe.set_coefficients(&coefficients)?;
     }
@@ -228,7 +229,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
 }
 
 fn open_files(plan: &Plan, io: Io) -> Result<Files> {
-    Files::open(plan.files.iter().map(|f| (f.path.as_path(), f.bytes)), io)
+    Files::open(plan.files.iter().map(|f| (f.path.as_path(), f.expected)), io)
 }
 
 fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {

@@ -1,9 +1,10 @@
 //! The tokens of the models: united where the recipe says how, compared where it says nothing.
 
 use crate::error::{Error, Result};
+use crate::limits::CONFIG_MAX_BYTES;
 use crate::plan::vocabulary_rows;
 use crate::recipe::{Recipe, Tokenizer, same_path};
-use crate::source::{Links, check_link};
+use crate::source::{Links, check_link, read_small};
 use crate::tensor::Inventory;
 use crate::vocabulary::{Member, TokenizerFile, Vocabulary, is_vocabulary};
 use std::path::{Path, PathBuf};
@@ -39,19 +40,19 @@ pub fn settle(recipe: &Recipe, models: &[Inventory], links: Links) -> Result<(Op
     let has_base = recipe.base.is_some();
     let place = |reference: &str| labels.iter().position(|m| same_path(m, reference));
     let vocabulary = Vocabulary::unite(rule, &members, &place, has_base)?;
-    let moved = moved_ids(&folder(&inventories[0].path), &vocabulary);
+    let moved = moved_ids(&folder(&inventories[0].path), links, &vocabulary)?;
     Ok((Some(vocabulary), moved))
 }
 
 /// A note for each id in the first model's configuration that is another token's in the output.
-fn moved_ids(folder: &Path, vocabulary: &Vocabulary) -> Vec<String> {
-    let Ok(text) = std::fs::read(folder.join("config.json")) else { return Vec::new() };
+fn moved_ids(folder: &Path, links: Links, vocabulary: &Vocabulary) -> Result<Vec<String>> {
+    let text = read_small(folder, "config.json", links, CONFIG_MAX_BYTES)?.unwrap_or_default();
     let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let note = |key: &&str| {
         let id = config[*key].as_u64().filter(|id| !vocabulary.keeps_id(*id))?;
         Some(format!("config.json: {key} is {id} as in the base, but that is another token in the output"))
     };
-    ID_KEYS.iter().filter_map(note).collect()
+    Ok(ID_KEYS.iter().filter_map(note).collect())
 }
 
 /// A note for each model whose tokens have other ids than the first model's.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::limits::INDEX_MAX_BYTES;
 use crate::pass::{Extent, Run, Stream};
 use crate::source::{Counter, Files, PieceHash};
+use crate::tensor::Expected;
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Instant;
@@ -42,7 +43,10 @@ pub fn check_output(folder: &Path, run: &ApplyRun<'_>) -> Result<ApplyReport> {
             });
         }
     }
-    let files = Files::open(paths.iter().zip(&recorded).map(|(p, f)| (p.as_path(), f.bytes)), run.io)?;
+    let files = Files::open(
+        paths.iter().zip(&recorded).map(|(p, f)| (p.as_path(), Expected { bytes: f.bytes, identity: None })),
+        run.io,
+    )?;
     let stream = Stream::new(run.threads, run.progress, run.stop)?;
     let counter = Counter::default();
     let hashes: Vec<PieceHash> = recorded.iter().map(|f| PieceHash::new(f.bytes)).collect();

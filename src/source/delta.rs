@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::limits::{
     CHAIN_MAX, CODED_BLOCK_ELEMENTS, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX,
 };
-use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Lossy, Payload};
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Identity, Inventory, Link, Lossy, Payload};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -269,12 +269,12 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
             file: chain.len() - 1,
             offset: 0,
             bytes: elements * t.dtype.bytes() as u64,
-            coded: Some(Coded {
+            coded: Some(Box::new(Coded {
                 links,
                 base_blake3: base.as_ref().map(|b| b.blake3.clone()),
                 base: base.map(|b| (b.dtype, b.shape)),
                 statistics: t.statistics.filter(|_| chain.len() == 1),
-            }),
+            })),
             adapter: None,
         }
     };
@@ -309,6 +309,7 @@ struct Front {
 
 fn read_front(path: &Path) -> Result<Front> {
     let (handle, bytes) = open_regular(path)?;
+    let identity = Some(Identity::of(&handle, path)?);
     let first = read_range(&handle, path, 0, 8.min(bytes))?;
     let first =
         first.try_into().map_err(|_| Error::malformed(path, format!("{bytes} bytes long; not a delta file")))?;
@@ -318,7 +319,7 @@ fn read_front(path: &Path) -> Result<Front> {
     let metadata = Metadata::parse(&header.metadata).map_err(|problem| Error::malformed(path, problem))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
-    let file = FileEntry { name, path: path.to_owned(), bytes, header_blake3 };
+    let file = FileEntry { name, path: path.to_owned(), bytes, header_blake3, identity };
     Ok(Front { handle, file, metadata, fields: header.metadata.into_iter().collect(), entries: header.tensors })
 }
 
@@ -377,7 +378,7 @@ fn check_files(files: &[RestoredFile]) -> std::result::Result<(), String> {
     let mut names = std::collections::BTreeSet::new();
     for f in files {
         let name = &f.name;
-        let plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        let plain = name.split('/').all(|part| !matches!(part, "" | "." | "..") || super::PLANTED && part == "..");
         let clean = !name.chars().any(|c| c.is_control() || c == '\\');
         if !plain || !clean || (f.kept == Kept::Header && name.contains('/')) {
             return Err(format!("lists a file called {name:?}; expected a plain relative name"));
