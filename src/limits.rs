@@ -38,6 +38,9 @@ pub const HEADER_MEMORY_BYTES: usize = 4 << 20;
 /// The configuration of an adapter may be this long at most.
 pub const ADAPTER_CONFIG_MAX_BYTES: u64 = 1 << 20;
 
+/// The expressions in such a configuration may take this much when compiled: some 20 KB for each of a thousand.
+pub const ADAPTER_PATTERNS_BYTES: usize = 32 << 20;
+
 /// Columns of an adapter's matrix that are multiplied at once.
 pub const ADAPTER_PANEL_COLUMNS: usize = 64;
 

@@ -62,7 +62,7 @@ pub fn decode(input: &[u8]) -> Outcome {
     let base = values(dtype, count, lead[4]);
     SCRATCH.with_borrow_mut(|(scratch, lossy)| {
         if lead[0] == Kind::LOSSY.byte() {
-            return decode_lossy(lead, dtype, &base, block, lossy);
+            return decode_lossy(*lead, dtype, &base, block, lossy);
         }
         let mut result = vec![0; base.len()];
         let with_base = (lead[4] != 0).then_some(base.as_slice());
@@ -92,7 +92,7 @@ fn decode_permuted(
     Ok(result)
 }
 
-fn decode_lossy(lead: &[u8; LEAD], dtype: Dtype, base: &[u8], block: &[u8], scratch: &mut lossy::Scratch) -> Outcome {
+fn decode_lossy(lead: [u8; LEAD], dtype: Dtype, base: &[u8], block: &[u8], scratch: &mut lossy::Scratch) -> Outcome {
     if !dtype.is_float() || dtype == Dtype::F64 {
         return Err("not coded in f32".into());
     }
@@ -117,7 +117,7 @@ pub fn round_trip(input: &[u8]) -> Outcome {
     let (base, result) = (rest[..half].repeat(repeats), rest[half..2 * half].repeat(repeats));
     SCRATCH.with_borrow_mut(|(scratch, lossy)| {
         if lead[4] != 0 && dtype.is_float() && dtype != Dtype::F64 {
-            return lossy_round_trip(lead, dtype, &base, &result, lossy);
+            return lossy_round_trip(*lead, dtype, &base, &result, lossy);
         }
         let base = (lead[2] % 4 != 0).then_some(base.as_slice());
         let mut block = Vec::new();
@@ -132,7 +132,7 @@ pub fn round_trip(input: &[u8]) -> Outcome {
 }
 
 fn lossy_round_trip(
-    lead: &[u8; LEAD],
+    lead: [u8; LEAD],
     dtype: Dtype,
     base: &[u8],
     result: &[u8],

@@ -20,23 +20,24 @@ thread_local! {
     });
 }
 
-/// The parts of an input: the index's JSON, the restored files' bytes, one payload for each tensor that has one. Each is
-/// preceded by its length (2 bytes); the last takes what is there.
-fn split(input: &[u8]) -> Vec<&[u8]> {
-    let (mut rest, mut parts) = (input, Vec::new());
-    while let Some((length, after)) = rest.split_first_chunk::<2>() {
-        let length = usize::from(u16::from_le_bytes(*length)).min(after.len());
-        let (part, after) = after.split_at(length);
+/// The parts of an input: the restored files' bytes, one payload for each tensor that has one, and the index's JSON, which
+/// takes what is left. A byte tells how many parts there are before it, and two bytes the length of each.
+fn split(input: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
+    let (count, mut rest) = input.split_first()?;
+    let mut parts = Vec::new();
+    for _ in 0..*count {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let (part, after) = after.split_at(usize::from(u16::from_le_bytes(*length)).min(after.len()));
         parts.push(part);
         rest = after;
     }
-    parts
+    Some((rest, parts))
 }
 
 /// Opens the file and checks every payload.
 pub fn delta_index(input: &[u8]) -> Outcome {
-    let parts = split(input);
-    let [index, files, payloads @ ..] = parts.as_slice() else { return Err("short".into()) };
+    let Some((index, parts)) = split(input) else { return Err("short".into()) };
+    let [files, payloads @ ..] = parts.as_slice() else { return Err("short".into()) };
     FILE.with(|file| {
         let (file, path) = &**file;
         let bytes = forge(index, files, payloads);

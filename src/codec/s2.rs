@@ -301,7 +301,7 @@ fn decode_group<W: Word>(
         outside |= place >= z.len();
         places.push((first + place) as u32);
     });
-    if outside && !super::PLANTED { Err(Corrupt("a symbol stands after the last element")) } else { Ok(()) }
+    if outside { Err(Corrupt("a symbol stands after the last element")) } else { Ok(()) }
 }
 
 fn decode_gaps<W: Word>(

@@ -4,6 +4,7 @@ use super::apply::{ApplyReport, ApplyRun};
 use crate::error::{Error, Result};
 use crate::limits::INDEX_MAX_BYTES;
 use crate::pass::{Extent, Run, Stream};
+use crate::report::is_sealed;
 use crate::source::{Counter, Files, PieceHash};
 use crate::tensor::Expected;
 use serde::Deserialize;
@@ -88,6 +89,15 @@ fn read_report(path: &Path) -> Result<Vec<RecordedFile>> {
         return Err(missing("is not a report of taskvec".into()));
     }
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    if !is_sealed(&bytes) {
+        return Err(Error::HashDiffers {
+            path: path.to_owned(),
+            what: "is not the report that the merge wrote".into(),
+            expected: "the one at its end".into(),
+            got: "another".into(),
+            hint: "Merge again.",
+        });
+    }
     let recorded: Recorded = serde_json::from_slice(&bytes)
         .map_err(|e| Error::malformed(path, format!("is not a report of taskvec: {e}")))?;
     let outside = |f: &&RecordedFile| {

@@ -34,7 +34,7 @@ pub fn counted<T>(limit: usize, name: &'static str, input: &[u8], work: impl FnO
 fn take(bytes: usize) -> bool {
     let held = HELD.get().wrapping_add(bytes);
     // What other threads allocated may be freed here: the sum can fall below 0.
-    if (held as isize) > 0 && held > LIMIT.get() {
+    if held.cast_signed() > 0 && held > LIMIT.get() {
         LIMIT.set(usize::MAX);
         let (name, input) = INPUT.get();
         // SAFETY: `counted` holds the input while the limit is set.
@@ -42,7 +42,7 @@ fn take(bytes: usize) -> bool {
         return false;
     }
     HELD.set(held);
-    if (held as isize) > (MOST.get() as isize) {
+    if held.cast_signed() > MOST.get().cast_signed() {
         MOST.set(held);
     }
     true

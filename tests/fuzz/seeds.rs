@@ -155,8 +155,8 @@ fn delta_file(coding: Coding) -> Vec<u8> {
     let path = |name: &str| folder.path().join(name);
     let values =
         |n: usize, step: f32| (0..n).map(|i| (i % 17) as f32 * 0.125 + (i % 3) as f32 * step).collect::<Vec<_>>();
-    let base = Model::default().f32("w", &values(60, 0.0)).f32("same", &values(3, 0.0)).f32("gone", &[1.0]);
-    let model = Model::default().f32("w", &values(60, 0.25)).f32("same", &values(3, 0.0)).f32("new", &[2.0, 3.0]);
+    let base = Model::default().f32("w", &values(60, 0.0)).f32("gone", &[1.0]);
+    let model = Model::default().f32("w", &values(60, 0.25)).f32("new", &[2.0, 3.0]);
     base.write(&path("base/model.safetensors"));
     model.write(&path("model/model.safetensors"));
     fs::write(path("model/config.json"), "{}").unwrap();
@@ -167,9 +167,10 @@ fn delta_file(coding: Coding) -> Vec<u8> {
     let bytes = fs::read(path("x.tvd")).unwrap();
     let payload = |(_, at, length): (_, u64, u64)| bytes[at as usize..(at + length) as usize].to_vec();
     let payloads = delta.index.tensors.iter().filter_map(|t| delta.payload(t)).map(payload);
-    let parts = [serde_json::to_vec(&delta.index).unwrap(), delta.files().unwrap()];
-    let part = |part: Vec<u8>| [&(part.len() as u16).to_le_bytes()[..], &part].concat();
-    parts.into_iter().chain(payloads).flat_map(part).collect()
+    let parts: Vec<Vec<u8>> = [delta.files().unwrap()].into_iter().chain(payloads).collect();
+    let part = |part: &Vec<u8>| [&(part.len() as u16).to_le_bytes()[..], part].concat();
+    let lead: Vec<u8> = [parts.len() as u8].into_iter().chain(parts.iter().flat_map(part)).collect();
+    [lead, serde_json::to_vec(&delta.index).unwrap()].concat()
 }
 
 /// Whole blocks of several kinds, on the bases that the target makes.
