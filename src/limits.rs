@@ -47,8 +47,14 @@ pub const ADAPTER_PANEL_COLUMNS: usize = 64;
 /// Bytes of an adapter's matrix that are read at once: matrices are widened as a whole, so pieces may be small.
 pub const ADAPTER_READ_BYTES: usize = 64 << 10;
 
-/// A delta file's index may take this much when unpacked, as may its histograms.
-pub const DELTA_INDEX_MAX_BYTES: u64 = 256 << 20;
+/// A delta file's index may take this much when unpacked: some 400 bytes for each tensor.
+pub const DELTA_INDEX_MAX_BYTES: u64 = 128 << 20;
+
+/// A delta file's index may be this many times as long as it is packed: nothing with hashes in it packs so well.
+pub const DELTA_INDEX_RATIO_MAX: u64 = 64;
+
+/// A histogram may be this long: 65,536 bins, each with a distance and a count.
+pub const DELTA_HISTOGRAM_MAX_BYTES: u32 = 1 << 20;
 
 /// The headers and side files in a delta file may take this much in all when unpacked.
 pub const DELTA_FILES_MAX_BYTES: u64 = 256 << 20;

@@ -82,7 +82,8 @@ impl Bench {
 }
 
 fn model(shift: f32) -> Model {
-    Model::default().f32("embed.weight", &[1.0 + shift, 2.0]).f32("layers.0.weight", &[shift; 4])
+    let rows = [1.0 + shift, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    Model::default().tensor("model.embed_tokens.weight", "F32", &[2, 1], rows).f32("layers.0.weight", &[shift; 4])
 }
 
 /// One row: what is done to the models, the exit code, and what the message says. `followed`: the code with
@@ -265,6 +266,7 @@ const ROWS: &[Row] = &[
         66,
         SPECIAL,
     ),
+    row("a fifo as a tokenizer that nobody asks for", |b| b.special("in/a/tokenizer.json", FileType::Fifo), 0, 0, ""),
     refused(
         "a fifo as coefficients",
         |b| {

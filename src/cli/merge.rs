@@ -174,7 +174,7 @@ fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
             .ok_or_else(|| Error::Usage(format!("{flag} {text}: expected a size such as 512MiB, 2GB or 5B")))
     };
     Ok(Options {
-        memory_bytes: size("--memory", &limits.memory)?,
+        memory_bytes: limits.memory.as_ref().map_or_else(|| Ok(job::default_memory()), |m| size("--memory", m))?,
         threads: threads(limits.num_threads)?,
         shard_bytes: size("--out-shard-size", &limits.out_shard_size)?,
         seed: limits.random_seed,

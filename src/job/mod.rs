@@ -15,6 +15,7 @@ mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
 pub use diff::{DiffReport, DiffRun, diff};
+pub use machine::default_memory;
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};

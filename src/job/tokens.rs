@@ -1,7 +1,7 @@
 //! The tokens of the models: united where the recipe says how, compared where it says nothing.
 
 use crate::error::{Error, Result};
-use crate::limits::CONFIG_MAX_BYTES;
+use crate::limits::{CONFIG_MAX_BYTES, TOKENIZER_MAX_BYTES};
 use crate::plan::vocabulary_rows;
 use crate::recipe::{Recipe, Tokenizer, same_path};
 use crate::source::{Links, check_link, read_small};
@@ -57,15 +57,9 @@ fn moved_ids(folder: &Path, links: Links, vocabulary: &Vocabulary) -> Result<Vec
 
 /// A note for each model whose tokens have other ids than the first model's.
 fn compare(inventories: &[&Inventory], links: Links) -> Vec<String> {
-    let path = |i: &Inventory| {
-        let folder = folder(&i.path);
-        check_link(&folder, &folder.join(FILE), links).ok().map(|()| folder.join(FILE))
-    };
-    let hash = |i: &Inventory| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(std::fs::File::open(path(i)?).ok()?).ok().map(|h| h.finalize())
-    };
-    let read = |i: &Inventory| path(i).and_then(|_| TokenizerFile::read(&folder(&i.path)).ok());
+    let text = |i: &Inventory| read_small(&folder(&i.path), FILE, links, TOKENIZER_MAX_BYTES).ok()?;
+    let hash = |i: &Inventory| text(i).map(|text| blake3::hash(&text));
+    let read = |i: &Inventory| TokenizerFile::parse(folder(&i.path).join(FILE), &text(i)?).ok();
     let Some(expected) = hash(inventories[0]) else { return Vec::new() };
     let unlike = |i: &&&Inventory| hash(i).is_some_and(|h| h != expected);
     let others: Vec<&&Inventory> = inventories[1..].iter().filter(unlike).collect();

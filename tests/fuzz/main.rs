@@ -168,6 +168,7 @@ fn first_fault(target: &Target, runs: u64) -> Option<String> {
 }
 
 /// Fails at a fault; with planted faults, fails if none is found.
+#[allow(clippy::print_stdout, reason = "what was found")]
 fn survives(name: &str, runs: u64) {
     std::panic::set_hook(Box::new(|_| {}));
     let target = targets::target(name);
