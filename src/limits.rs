@@ -23,8 +23,23 @@ pub const HEADER_MAX_BYTES: u64 = 100_000_000;
 /// A shard index may be this long at most.
 pub const INDEX_MAX_BYTES: u64 = 64 << 20;
 
+/// The configuration of a model may be this long at most.
+pub const CONFIG_MAX_BYTES: u64 = 16 << 20;
+
+/// A file of coefficients may be this long at most: a number takes some 20 bytes, models have up to 10^5 tensors.
+pub const COEFFICIENTS_MAX_BYTES: u64 = 64 << 20;
+
+/// What a header's table may take for each byte of the header, itself included.
+pub const HEADER_MEMORY_FACTOR: usize = 3;
+
+/// What a header's table may always take.
+pub const HEADER_MEMORY_BYTES: usize = 4 << 20;
+
 /// The configuration of an adapter may be this long at most.
 pub const ADAPTER_CONFIG_MAX_BYTES: u64 = 1 << 20;
+
+/// The expressions in such a configuration may take this much when compiled: some 20 KB for each of a thousand.
+pub const ADAPTER_PATTERNS_BYTES: usize = 32 << 20;
 
 /// Columns of an adapter's matrix that are multiplied at once.
 pub const ADAPTER_PANEL_COLUMNS: usize = 64;
@@ -32,8 +47,14 @@ pub const ADAPTER_PANEL_COLUMNS: usize = 64;
 /// Bytes of an adapter's matrix that are read at once: matrices are widened as a whole, so pieces may be small.
 pub const ADAPTER_READ_BYTES: usize = 64 << 10;
 
-/// A delta file's index may take this much when unpacked, as may its histograms.
-pub const DELTA_INDEX_MAX_BYTES: u64 = 256 << 20;
+/// A delta file's index may take this much when unpacked: some 400 bytes for each tensor.
+pub const DELTA_INDEX_MAX_BYTES: u64 = 128 << 20;
+
+/// A delta file's index may be this many times as long as it is packed: nothing with hashes in it packs so well.
+pub const DELTA_INDEX_RATIO_MAX: u64 = 64;
+
+/// A histogram may be this long: 65,536 bins, each with a distance and a count.
+pub const DELTA_HISTOGRAM_MAX_BYTES: u32 = 1 << 20;
 
 /// The headers and side files in a delta file may take this much in all when unpacked.
 pub const DELTA_FILES_MAX_BYTES: u64 = 256 << 20;

@@ -195,9 +195,9 @@ pub struct RecipeArgs {
 
 #[derive(Debug, Args)]
 pub struct LimitArgs {
-    /// Peak memory, mapped pages included: 512MiB, 2GB.
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
-    pub memory: String,
+    /// Peak memory, mapped pages included: 512MiB, 2GB [default: 1GiB, or 3/4 of what machine, cgroup and ulimit allow].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
     /// Compute threads [default: all cores].
     #[arg(short = 'j', long, value_name = "N")]
     pub num_threads: Option<usize>,

@@ -4,8 +4,9 @@ use super::args::InspectArgs;
 use super::{Outcome, print};
 use std::collections::BTreeMap;
 use std::path::Path;
+use taskvec::limits::INDEX_MAX_BYTES;
 use taskvec::report::{Table, escape};
-use taskvec::source::{self, DeltaFile, Links, is_delta};
+use taskvec::source::{self, DeltaFile, Links, is_delta, read_small};
 use taskvec::tensor::{Bytes, Entry, Inventory, Statistics, position};
 
 pub fn inspect(args: &InspectArgs) -> Outcome {
@@ -71,7 +72,7 @@ fn delta(delta: &DeltaFile, json: bool) -> Outcome {
 
 /// The report of the merge that made this model, if it is one.
 fn merge_report(inventory: &Inventory) -> Option<serde_json::Value> {
-    let bytes = std::fs::read(inventory.path.join("taskvec.json")).ok()?;
+    let bytes = read_small(&inventory.path, "taskvec.json", Links::Inside, INDEX_MAX_BYTES).ok()??;
     serde_json::from_slice(&bytes).ok()
 }
 

@@ -182,7 +182,7 @@ fn read_recipe(path: &Path) -> Result<String> {
 
 fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
     Ok(Options {
-        memory_bytes: size("--memory", &limits.memory)?,
+        memory_bytes: limits.memory.as_ref().map_or_else(|| Ok(job::default_memory()), |m| size("--memory", m))?,
         threads: threads(limits.num_threads)?,
         shard_bytes: size("--out-shard-size", &limits.out_shard_size)?,
         seed: limits.random_seed,

@@ -4,6 +4,7 @@ mod args;
 mod compare;
 mod delta;
 mod demo;
+mod fault;
 mod inspect;
 mod manual;
 mod merge;
@@ -32,6 +33,7 @@ pub fn run() -> ExitCode {
     start_log(&cli);
     let stop = Stop::default();
     watch_signals(&stop);
+    fault::watch();
     let result = match &cli.command {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
         Command::Plan(args) => merge::plan(args),

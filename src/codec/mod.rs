@@ -117,6 +117,9 @@ impl std::error::Error for Corrupt {}
 
 type Result<T> = std::result::Result<T, Corrupt>;
 
+/// Whether encoder and decoder have a fault, for tests/fuzz to find.
+const PLANTED: bool = cfg!(feature = "planted-faults");
+
 /// Gives `buffer` the length `len`, and never more capacity than the longest block needs.
 fn fit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.capacity() < len {

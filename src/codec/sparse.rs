@@ -47,8 +47,9 @@ pub fn decode<W: Word>(block: &[u8], streams: &mut Streams, plane: &mut Vec<u8>,
     z.fill(W::default());
     let mut rest = z;
     for (gap, value) in gaps.into_iter().zip(values) {
+        let gap = if super::PLANTED { rest[..gap as usize].len() } else { gap as usize };
         let (place, after) =
-            rest.get_mut(gap as usize..).and_then(<[W]>::split_first_mut).ok_or(Corrupt("a place is out of range"))?;
+            rest.get_mut(gap..).and_then(<[W]>::split_first_mut).ok_or(Corrupt("a place is out of range"))?;
         *place = value;
         rest = after;
     }

@@ -103,7 +103,7 @@ fn write_family(folder: &Path) -> Result<()> {
 /// A whole model as `f32`: this one fits into memory.
 fn load(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
     let inventory = source::open(&path.to_string_lossy(), Path::new(""), Links::Inside)?;
-    let files = Files::open(inventory.files.iter().map(|f| (f.path.as_path(), f.bytes)), Io::Mmap)?;
+    let files = Files::open(inventory.files.iter().map(|f| (f.path.as_path(), f.expected())), Io::Mmap)?;
     let (mut buffer, counter) = (Vec::new(), Counter::default());
     let mut parameters = BTreeMap::new();
     for t in &inventory.tensors {

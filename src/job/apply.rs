@@ -10,7 +10,7 @@ use crate::pass::{Extent, Progress, Run, Stop, Stream, Target};
 use crate::plan::Shard;
 use crate::sink::{Existing, Staging, Unfinished, find_all_files};
 use crate::source::{self, Counter, DeltaFile, Files, Io, Links, PieceHash, open_chain, parse_header};
-use crate::tensor::Entry;
+use crate::tensor::{Entry, Expected};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ pub struct ApplyReport {
 struct Opened {
     side: Side,
     chain: Vec<DeltaFile>,
-    paths: Vec<(PathBuf, u64)>,
+    paths: Vec<(PathBuf, Expected)>,
 }
 
 impl Opened {

@@ -79,7 +79,7 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     let mut paths = Vec::new();
     base.number_files(&mut paths);
     let model_file = paths.len();
-    paths.extend(model.files.iter().map(|f| (f.path.clone(), f.bytes)));
+    paths.extend(model.files.iter().map(|f| (f.path.clone(), f.expected())));
     let inputs: Vec<&Path> = paths.iter().map(|(p, _)| p.as_path()).collect();
     let staged = StagedFile::begin(out, run.existing, Unfinished::Discard, &inputs)?;
     let files = Files::open(paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
@@ -283,11 +283,11 @@ fn kept_files(model: &Inventory, base: &Side, links: Links) -> Result<(Vec<Resto
         let kept_bytes = if kept == Kept::Content { length } else { 0 };
         content.extend_from_slice(&bytes[..kept_bytes as usize]);
         list.push(RestoredFile { name: f.name, kept, kept_bytes, bytes: length, blake3 });
-    }
-    if content.len() as u64 > DELTA_FILES_MAX_BYTES {
-        let problem =
-            format!("its side files take {} bytes; a delta file keeps {DELTA_FILES_MAX_BYTES} at most", content.len());
-        return Err(Error::malformed(&model.path, problem));
+        if content.len() as u64 > DELTA_FILES_MAX_BYTES {
+            let problem =
+                format!("its side files take more than the {DELTA_FILES_MAX_BYTES} bytes that a delta file keeps");
+            return Err(Error::malformed(&model.path, problem));
+        }
     }
     Ok((list, content))
 }

@@ -25,6 +25,7 @@ pub use compare::{CompareRun, compare};
 pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
+pub use machine::default_memory;
 pub use read::{Account, read_account};
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
@@ -32,6 +33,7 @@ pub use store::{Added, Expert, Store};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};
+use crate::limits::COEFFICIENTS_MAX_BYTES;
 use crate::method::{Method, Scene, Shown};
 use crate::pass::{
     Action, Copied, Cut, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
@@ -95,8 +97,8 @@ fn plan_with(
 ) -> Result<Plan> {
     if let Some(name) = &recipe.coefficients {
         let path = folder.join(name);
-        let missing = |e| Error::InputMissing { path: path.clone(), problem: format!("the coefficients: {e}") };
-        let text = std::fs::read_to_string(&path).map_err(missing)?;
+        let text = source::read_whole(&path, COEFFICIENTS_MAX_BYTES)?;
+        let text = String::from_utf8(text).map_err(|_| Error::malformed(&path, "is not UTF-8 text"))?;
         let coefficients = Coefficients::parse(&text, &format!("coefficients ({name})"), recipe.experts().len())?;
         recipe.set_coefficients(&coefficients)?;
     }
@@ -397,7 +399,7 @@ impl Output {
 }
 
 fn open_files(plan: &Plan, io: Io) -> Result<Files> {
-    Files::open(plan.files.iter().map(|f| (f.path.as_path(), f.bytes)), io)
+    Files::open(plan.files.iter().map(|f| (f.path.as_path(), f.expected)), io)
 }
 
 fn start_method(plan: &Plan) -> Result<Box<dyn Method>> {

@@ -8,7 +8,7 @@ use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
 use crate::plan::{Head, Plan, PlannedFile, PlannedModel, Restack, Shard};
 use crate::report::{
-    InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport,
+    InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport, seal,
 };
 use crate::sink::{
     CHAT_TEMPLATE, ConfigEdits, SideFile, Staging, card, chat_template, edited, find_side_files, free_bytes,
@@ -171,9 +171,8 @@ impl Made<'_> {
             outputs.extend(inside.then_some(file));
         }
         let report = self.report(outputs);
-        let mut json = serde_json::to_vec_pretty(&report).map_err(|e| Error::Usage(format!("report: {e}")))?;
-        json.push(b'\n');
-        staging.write("taskvec.json", &json)?;
+        let json = serde_json::to_string_pretty(&report).map_err(|e| Error::Usage(format!("report: {e}")))?;
+        staging.write("taskvec.json", seal(&json).as_bytes())?;
         Ok(report)
     }
 

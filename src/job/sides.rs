@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::pass::{Decoder, Run, Wanted};
 use crate::source::{self, Counter, DeltaFile, Files, Span};
-use crate::tensor::{Dtype, Entry, Inventory};
+use crate::tensor::{Dtype, Entry, Expected, Inventory};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -38,10 +38,10 @@ impl Side {
     }
 
     /// Appends its files to `paths` and notes their numbers.
-    pub fn number_files(&mut self, paths: &mut Vec<(PathBuf, u64)>) {
+    pub fn number_files(&mut self, paths: &mut Vec<(PathBuf, Expected)>) {
         let mut add = |inventory: &Inventory| {
             let first = paths.len();
-            paths.extend(inventory.files.iter().map(|f| (f.path.clone(), f.bytes)));
+            paths.extend(inventory.files.iter().map(|f| (f.path.clone(), f.expected())));
             first
         };
         self.root_file = self.root.as_ref().map_or(0, &mut add);

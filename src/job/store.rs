@@ -14,7 +14,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::limits::DELTA_INDEX_MAX_BYTES;
 use crate::sink::{Existing, Locked, StagedFile, Unfinished, write_whole};
-use crate::source::DeltaFile;
+use crate::source::{DeltaFile, read_whole};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -301,13 +301,7 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let missing =
-        |e: std::io::Error| Error::InputMissing { path: path.to_owned(), problem: format!("cannot be read: {e}") };
-    let bytes = fs::metadata(path).map_err(missing)?.len();
-    if bytes > 2 * DELTA_INDEX_MAX_BYTES {
-        return Err(Error::malformed(path, format!("is {bytes} bytes long, too long for a store")));
-    }
-    let text = fs::read(path).map_err(missing)?;
+    let text = read_whole(path, 2 * DELTA_INDEX_MAX_BYTES)?;
     serde_json::from_slice(&text).map_err(|e| Error::malformed(path, format!("does not parse: {e}")))
 }
 

@@ -1,9 +1,10 @@
 //! The tokens of the models: united where the recipe says how, compared where it says nothing.
 
 use crate::error::{Error, Result};
+use crate::limits::{CONFIG_MAX_BYTES, TOKENIZER_MAX_BYTES};
 use crate::plan::vocabulary_rows;
 use crate::recipe::{Recipe, Tokenizer, same_path};
-use crate::source::{Links, check_link};
+use crate::source::{Links, check_link, read_small};
 use crate::tensor::Inventory;
 use crate::vocabulary::{Member, TokenizerFile, Vocabulary, is_vocabulary};
 use std::path::{Path, PathBuf};
@@ -39,32 +40,26 @@ pub fn settle(recipe: &Recipe, models: &[Inventory], links: Links) -> Result<(Op
     let has_base = recipe.base.is_some();
     let place = |reference: &str| labels.iter().position(|m| same_path(m, reference));
     let vocabulary = Vocabulary::unite(rule, &members, &place, has_base)?;
-    let moved = moved_ids(&folder(&inventories[0].path), &vocabulary);
+    let moved = moved_ids(&folder(&inventories[0].path), links, &vocabulary)?;
     Ok((Some(vocabulary), moved))
 }
 
 /// A note for each id in the first model's configuration that is another token's in the output.
-fn moved_ids(folder: &Path, vocabulary: &Vocabulary) -> Vec<String> {
-    let Ok(text) = std::fs::read(folder.join("config.json")) else { return Vec::new() };
+fn moved_ids(folder: &Path, links: Links, vocabulary: &Vocabulary) -> Result<Vec<String>> {
+    let text = read_small(folder, "config.json", links, CONFIG_MAX_BYTES)?.unwrap_or_default();
     let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let note = |key: &&str| {
         let id = config[*key].as_u64().filter(|id| !vocabulary.keeps_id(*id))?;
         Some(format!("config.json: {key} is {id} as in the base, but that is another token in the output"))
     };
-    ID_KEYS.iter().filter_map(note).collect()
+    Ok(ID_KEYS.iter().filter_map(note).collect())
 }
 
 /// A note for each model whose tokens have other ids than the first model's.
 fn compare(inventories: &[&Inventory], links: Links) -> Vec<String> {
-    let path = |i: &Inventory| {
-        let folder = folder(&i.path);
-        check_link(&folder, &folder.join(FILE), links).ok().map(|()| folder.join(FILE))
-    };
-    let hash = |i: &Inventory| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(std::fs::File::open(path(i)?).ok()?).ok().map(|h| h.finalize())
-    };
-    let read = |i: &Inventory| path(i).and_then(|_| TokenizerFile::read(&folder(&i.path)).ok());
+    let text = |i: &Inventory| read_small(&folder(&i.path), FILE, links, TOKENIZER_MAX_BYTES).ok()?;
+    let hash = |i: &Inventory| text(i).map(|text| blake3::hash(&text));
+    let read = |i: &Inventory| TokenizerFile::parse(folder(&i.path).join(FILE), &text(i)?).ok();
     let Some(expected) = hash(inventories[0]) else { return Vec::new() };
     let unlike = |i: &&&Inventory| hash(i).is_some_and(|h| h != expected);
     let others: Vec<&&Inventory> = inventories[1..].iter().filter(unlike).collect();

@@ -5,8 +5,9 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::limits::INDEX_MAX_BYTES;
 use crate::pass::{Extent, Run, Stream};
-use crate::report::OutputFile;
+use crate::report::{OutputFile, is_sealed};
 use crate::source::{Counter, Files, PieceHash};
+use crate::tensor::Expected;
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Instant;
@@ -44,7 +45,10 @@ pub fn check_output(folder: &Path, run: &ApplyRun<'_>) -> Result<ApplyReport> {
             });
         }
     }
-    let files = Files::open(paths.iter().zip(&recorded).map(|(p, f)| (p.as_path(), f.bytes)), run.io)?;
+    let files = Files::open(
+        paths.iter().zip(&recorded).map(|(p, f)| (p.as_path(), Expected { bytes: f.bytes, identity: None })),
+        run.io,
+    )?;
     let stream = Stream::new(run.threads, run.progress, run.stop)?;
     let counter = Counter::default();
     let hashes: Vec<PieceHash> = recorded.iter().map(|f| PieceHash::new(f.bytes)).collect();
@@ -108,6 +112,15 @@ fn read_report(path: &Path) -> Result<Vec<RecordedFile>> {
         return Err(missing("is not a report of taskvec".into()));
     }
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    if !is_sealed(&bytes) {
+        return Err(Error::HashDiffers {
+            path: path.to_owned(),
+            what: "is not the report that the merge wrote".into(),
+            expected: "the one at its end".into(),
+            got: "another".into(),
+            hint: "Merge again.",
+        });
+    }
     let recorded: Recorded = serde_json::from_slice(&bytes)
         .map_err(|e| Error::malformed(path, format!("is not a report of taskvec: {e}")))?;
     let outside = |f: &&RecordedFile| {

@@ -26,7 +26,7 @@ pub fn align(
         let vocabulary = vocabulary.filter(|_| is_vocabulary(&row.name));
         let place = |(source, cell): (usize, &Cell)| {
             let (e, first_file) = (entry(models, cell), first_file[cell.model]);
-            let (file, coded) = (first_file + e.file, e.coded.clone());
+            let (file, coded) = (first_file + e.file, e.coded.as_deref().cloned());
             let adapter = e.adapter.as_ref().map(|adapter| Box::new(from_file(adapter, first_file)));
             let rows = vocabulary.map(|v| gathered(v, source, row, e, &models.inventories[cell.model]));
             let rows = rows.transpose()?.flatten();

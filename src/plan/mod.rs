@@ -251,6 +251,7 @@ impl Plan {
             path: path.join(&s.name),
             bytes: s.file_bytes(),
             header_blake3: self.id.clone(),
+            identity: None,
         };
         let entry = |t: &PlannedTensor| Entry {
             name: t.name.clone(),

@@ -2,7 +2,7 @@
 
 use super::assemble::Models;
 use crate::recipe::Recipe;
-use crate::tensor::Inventory;
+use crate::tensor::{Expected, Inventory};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +81,8 @@ pub struct PlannedFile {
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
+    /// What it must be when it is opened again.
+    pub expected: Expected,
 }
 
 /// The base and the experts, each with all models that its tensors come from.
@@ -109,7 +111,12 @@ pub(super) fn flatten(inventories: Vec<Inventory>) -> (Vec<PlannedModel>, Vec<Pl
     let (mut models, mut files) = (Vec::new(), Vec::new());
     for Inventory { label, path, adapter, files: own, error_bound, .. } in inventories {
         let first = files.len();
-        files.extend(own.into_iter().map(|f| PlannedFile { name: f.name, path: f.path, bytes: f.bytes }));
+        files.extend(own.into_iter().map(|f| PlannedFile {
+            expected: f.expected(),
+            name: f.name,
+            path: f.path,
+            bytes: f.bytes,
+        }));
         let files = first..files.len();
         models.push(PlannedModel { label, path, files, adapter, error_bound, made_from: None, fused: None });
     }

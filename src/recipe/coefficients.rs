@@ -85,7 +85,7 @@ fn row(node: &Node<'_>, experts: usize) -> Result<Vec<f64>> {
     if numbers.len() == experts + 1 && numbers[0] == 1.0 {
         numbers.remove(0);
     }
-    if numbers.len() != experts {
+    if numbers.len() != experts && !super::PLANTED {
         return Err(node.error(format!("expected {experts} numbers, one for each model, got {}", numbers.len())));
     }
     Ok(numbers)

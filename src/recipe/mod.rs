@@ -28,6 +28,9 @@ use crate::tensor::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+/// Whether each reader has a fault, for tests/fuzz to find.
+const PLANTED: bool = cfg!(feature = "planted-faults");
+
 /// A parsed recipe.
 #[derive(Clone, Debug)]
 pub struct Recipe {

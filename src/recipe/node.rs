@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A YAML value.
@@ -147,8 +148,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
         let mut items: Vec<(String, Value)> = Vec::new();
+        let mut keys = BTreeSet::new();
         while let Some((key, value)) = map.next_entry::<String, Value>()? {
-            if items.iter().any(|(k, _)| *k == key) {
+            if !keys.insert(key.clone()) {
                 return Err(A::Error::custom(format!("key `{key}` is given twice")));
             }
             items.push((key, value));

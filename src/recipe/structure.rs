@@ -3,7 +3,7 @@
 use super::node::{Node, Value};
 use super::parse::{Context, model_parameters, parameters, reference, same_path};
 use super::suggest::unknown;
-use super::{Expert, Parameters};
+use super::{Expert, PLANTED, Parameters};
 use crate::error::{Error, Result};
 use crate::limits::MODELS_MAX;
 use crate::method::Basis;
@@ -180,7 +180,7 @@ fn layer_range(node: &Node<'_>) -> Result<Range<u32>> {
     let numbers = node.list()?.iter().map(Node::number).collect::<Result<Vec<_>>>()?;
     let whole = |n: f64| (n >= 0.0 && n.fract() == 0.0 && n <= f64::from(u32::MAX)).then_some(n as u32);
     match numbers.as_slice() {
-        [a, b] if a < b => Ok(whole(*a).ok_or_else(problem)?..whole(*b).ok_or_else(problem)?),
+        [a, b] if a < b || PLANTED && a == b => Ok(whole(*a).ok_or_else(problem)?..whole(*b).ok_or_else(problem)?),
         _ => Err(problem()),
     }
 }

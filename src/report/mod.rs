@@ -10,6 +10,7 @@ mod merge_page;
 mod page;
 mod record;
 mod rows;
+mod seal;
 mod svg;
 mod table;
 mod vectors;
@@ -21,6 +22,7 @@ pub use json::{
 };
 pub use merge_page::{Beside, merge_page};
 pub use record::{File, Input, Record};
+pub use seal::{is_sealed, seal};
 pub use svg::{Picture, svg};
 pub use table::{Table, escape};
 pub use vectors::compare_page;

@@ -35,9 +35,14 @@ impl fmt::Display for Table {
     }
 }
 
-/// Control characters as `\u{..}`, so that a file's names cannot drive the terminal.
+/// Control characters, and those that turn the direction of text or take no room, as `\u{..}`: a file's names cannot drive
+/// the terminal, nor look like others.
 pub fn escape(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    let hides = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().flat_map(|c| if hides(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]
@@ -50,5 +55,6 @@ mod tests {
         table.row(["a\x1b[31m".to_owned(), "1".to_owned()]);
         table.row(["bc".to_owned(), "100".to_owned()]);
         assert_eq!(table.to_string(), "name           n\na\\u{1b}[31m    1\nbc           100\n");
+        assert_eq!(escape("a\u{202e}b\u{7f}c\u{feff}é"), "a\\u{202e}b\\u{7f}c\\u{feff}é");
     }
 }

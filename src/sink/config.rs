@@ -46,7 +46,7 @@ impl ConfigEdits<'_> {
                 restack(part, stack);
             }
         }
-        if self.untied {
+        if self.untied && !cfg!(feature = "planted-faults") {
             config.insert("tie_word_embeddings".into(), false.into());
         }
         let mut text = serde_json::to_vec_pretty(&config).ok()?;

@@ -3,7 +3,7 @@
 //! Every tensor of an adapter must find its tensor in the model; nothing is left out in silence.
 
 use super::adapter_config::Config;
-use super::checkpoint::{Links, check_link, open_regular, read_header, read_range};
+use super::checkpoint::{Links, check_link, read_header, read_known};
 use crate::error::{Error, Result};
 use crate::limits::ADAPTER_CONFIG_MAX_BYTES;
 use crate::tensor::{Entry, Factor, FileEntry, Inventory, LowRank};
@@ -38,15 +38,11 @@ fn read_config(root: &Path, links: Links) -> Result<(FileEntry, Config)> {
         return Err(Error::InputMissing { path: root.to_owned(), problem });
     }
     check_link(root, &path, links)?;
-    let (file, bytes) = open_regular(&path)?;
-    if bytes > ADAPTER_CONFIG_MAX_BYTES {
-        let problem = format!("{bytes} bytes long; expected at most {ADAPTER_CONFIG_MAX_BYTES}");
-        return Err(Error::malformed(&path, problem));
-    }
-    let json = read_range(&file, &path, 0, bytes)?;
+    let (json, identity) = read_known(&path, ADAPTER_CONFIG_MAX_BYTES)?;
+    let bytes = json.len() as u64;
     let config = Config::parse(&path, &json)?;
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
-    Ok((FileEntry { name: CONFIG.to_owned(), path, bytes, header_blake3 }, config))
+    Ok((FileEntry { name: CONFIG.to_owned(), path, bytes, header_blake3, identity: Some(identity) }, config))
 }
 
 fn read_weights(root: &Path, links: Links) -> Result<(FileEntry, Vec<Entry>)> {

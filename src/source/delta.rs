@@ -9,14 +9,17 @@ use crate::container::{
 };
 use crate::error::{Error, Result};
 use crate::limits::{
-    CHAIN_MAX, CODED_BLOCK_ELEMENTS, DELTA_FILES_MAX_BYTES, DELTA_INDEX_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX,
+    CHAIN_MAX, CODED_BLOCK_ELEMENTS, DELTA_FILES_MAX_BYTES, DELTA_HISTOGRAM_MAX_BYTES, DELTA_INDEX_MAX_BYTES,
+    DELTA_INDEX_RATIO_MAX, NAME_MAX_BYTES, RANK_MAX,
 };
-use crate::tensor::{Coded, Dtype, Entry, FileEntry, Inventory, Link, Lossy, Payload};
+use crate::tensor::{Coded, Dtype, Entry, FileEntry, Identity, Inventory, Link, Lossy, Payload};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// Entries of a block table that are read at a time.
+const ENTRIES_READ: u64 = 4096;
 /// Bytes copied at a time.
 const COPY_BYTES: u64 = 1 << 20;
 
@@ -117,10 +120,9 @@ impl DeltaFile {
             let Some((head, offset, bytes)) = self.payload(t) else { continue };
             let mut hasher = blake3::Hasher::new();
             let front = head.front_bytes();
-            let table = read_range(&self.handle, path, offset, front)?;
-            let (entries, _) = table[HEADER_BYTES..].as_chunks::<ENTRY_BYTES>();
-            let mut at = 0;
-            for (number, entry) in entries.iter().map(TableEntry::parse).enumerate() {
+            let (mut at, mut table) = (0, Vec::new());
+            for number in 0..block_count(head.elements) {
+                let entry = self.entry(offset, number, &mut table)?;
                 let tail = front + u64::from(head.histogram_bytes);
                 let raw = (CODED_BLOCK_ELEMENTS * head.dtype.bytes()) as u64;
                 let length = entry.end.checked_sub(at).filter(|&n| entry.end <= bytes - tail && n <= raw);
@@ -147,7 +149,12 @@ impl DeltaFile {
             }
             let histogram = read_range(&self.handle, path, offset + front + at, bytes - front - at)?;
             check_histogram(path, &t.name, &head, &histogram)?;
-            let got = hasher.update(&histogram).update(&table).finalize().to_hex().to_string();
+            hasher.update(&histogram);
+            self.copy(offset, front, &mut |piece| {
+                hasher.update(piece);
+                Ok(())
+            })?;
+            let got = hasher.finalize().to_hex().to_string();
             if t.payload.as_ref() != Some(&got) {
                 return Err(Error::HashDiffers {
                     path: path.clone(),
@@ -164,6 +171,17 @@ impl DeltaFile {
             counter.add(bytes);
         }
         Ok(())
+    }
+
+    /// Entry `number` of the block table of the payload at `offset`; `table` holds those around it.
+    fn entry(&self, offset: u64, number: u64, table: &mut Vec<u8>) -> Result<TableEntry> {
+        let (first, inside) = (number / ENTRIES_READ * ENTRIES_READ, number % ENTRIES_READ);
+        if inside == 0 {
+            let at = offset + HEADER_BYTES as u64 + first * ENTRY_BYTES as u64;
+            let bytes = (ENTRIES_READ * ENTRY_BYTES as u64).min(self.file.bytes - at);
+            *table = read_range(&self.handle, &self.file.path, at, bytes)?;
+        }
+        Ok(TableEntry::parse(&table.as_chunks().0[inside as usize]))
     }
 
     /// Fails if the index is not the one that the header's roots were made from.
@@ -269,12 +287,12 @@ pub fn chained(reference: &str, path: &Path, chain: &[DeltaFile]) -> Inventory {
             file: chain.len() - 1,
             offset: 0,
             bytes: elements * t.dtype.bytes() as u64,
-            coded: Some(Coded {
+            coded: Some(Box::new(Coded {
                 links,
                 base_blake3: base.as_ref().map(|b| b.blake3.clone()),
                 base: base.map(|b| (b.dtype, b.shape)),
                 statistics: t.statistics.filter(|_| chain.len() == 1),
-            }),
+            })),
             adapter: None,
         }
     };
@@ -309,6 +327,7 @@ struct Front {
 
 fn read_front(path: &Path) -> Result<Front> {
     let (handle, bytes) = open_regular(path)?;
+    let identity = Some(Identity::of(&handle, path)?);
     let first = read_range(&handle, path, 0, 8.min(bytes))?;
     let first =
         first.try_into().map_err(|_| Error::malformed(path, format!("{bytes} bytes long; not a delta file")))?;
@@ -318,7 +337,7 @@ fn read_front(path: &Path) -> Result<Front> {
     let metadata = Metadata::parse(&header.metadata).map_err(|problem| Error::malformed(path, problem))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
-    let file = FileEntry { name, path: path.to_owned(), bytes, header_blake3 };
+    let file = FileEntry { name, path: path.to_owned(), bytes, header_blake3, identity };
     Ok(Front { handle, file, metadata, fields: header.metadata.into_iter().collect(), entries: header.tensors })
 }
 
@@ -328,6 +347,8 @@ fn section(file: &File, path: &Path, payloads: &BTreeMap<String, (u64, u64)>, na
     if bytes > cap {
         return Err(bad(format!("is {bytes} bytes long, more than the {cap} allowed")));
     }
+    // An index is mostly hashes: what packs better is none.
+    let cap = if name == INDEX { cap.min(DELTA_INDEX_RATIO_MAX * bytes) } else { cap };
     unpack_section(&read_range(file, path, offset, bytes)?, cap).map_err(bad)
 }
 
@@ -355,6 +376,9 @@ fn read_head(file: &File, path: &Path, t: &Tensor, place: &mut (u64, u64)) -> Re
     }
     let mut last = [0; ENTRY_BYTES];
     file.read_exact_at(&mut last, place.0 + front - ENTRY_BYTES as u64).map_err(Error::io(path, "read"))?;
+    if head.histogram_bytes > DELTA_HISTOGRAM_MAX_BYTES {
+        return Err(bad(format!("its histogram claims {} bytes", head.histogram_bytes)));
+    }
     let tail = u64::from(head.histogram_bytes);
     if TableEntry::parse(&last).end.checked_add(tail) != Some(length - front) {
         return Err(bad(format!("its block table does not end at {length} bytes")));
@@ -377,7 +401,7 @@ fn check_files(files: &[RestoredFile]) -> std::result::Result<(), String> {
     let mut names = std::collections::BTreeSet::new();
     for f in files {
         let name = &f.name;
-        let plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        let plain = name.split('/').all(|part| !matches!(part, "" | "." | "..") || super::PLANTED && part == "..");
         let clean = !name.chars().any(|c| c.is_control() || c == '\\');
         if !plain || !clean || (f.kept == Kept::Header && name.contains('/')) {
             return Err(format!("lists a file called {name:?}; expected a plain relative name"));

@@ -3,6 +3,7 @@
 use super::checkpoint::open_regular;
 use super::mmap;
 use crate::error::{Error, Result};
+use crate::tensor::{Expected, Identity};
 use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Deref;
@@ -50,21 +51,11 @@ struct OpenFile {
     opened_as: Identity,
 }
 
-/// What tells a file from a changed one.
-#[derive(Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 impl Files {
-    /// Opens `paths`, each of which must still have the length that its header was checked against.
-    pub fn open<'a>(paths: impl Iterator<Item = (&'a Path, u64)>, io: Io) -> Result<Self> {
+    /// Opens `paths`, each of which must still be the file whose header was read.
+    pub fn open<'a>(paths: impl Iterator<Item = (&'a Path, Expected)>, io: Io) -> Result<Self> {
         raise_open_file_limit();
-        let files = paths.map(|(path, bytes)| OpenFile::open(path, bytes)).collect::<Result<_>>()?;
+        let files = paths.map(|(path, expected)| OpenFile::open(path, expected)).collect::<Result<_>>()?;
         Ok(Self { files, io })
     }
 
@@ -157,19 +148,23 @@ impl OpenFile {
         })
     }
 
-    fn open(path: &Path, bytes: u64) -> Result<Self> {
-        let (file, now) = open_regular(path)?;
-        if now != bytes {
-            let what = format!("{bytes} bytes when its header was read, {now} now");
-            return Err(Error::InputChanged { path: path.to_owned(), what });
-        }
+    fn open(path: &Path, expected: Expected) -> Result<Self> {
+        let (file, _) = open_regular(path)?;
         let opened_as = Identity::of(&file, path)?;
-        Ok(Self { path: path.to_owned(), file, opened_as })
+        let what = if opened_as.bytes != expected.bytes {
+            format!("{} bytes when its header was read, {} now", expected.bytes, opened_as.bytes)
+        } else if expected.identity.is_some_and(|i| i != opened_as) {
+            "since its header was read".to_owned()
+        } else {
+            return Ok(Self { path: path.to_owned(), file, opened_as });
+        };
+        Err(Error::InputChanged { path: path.to_owned(), what })
     }
 }
 
 impl Identity {
-    fn of(file: &File, path: &Path) -> Result<Self> {
+    /// Of an open file.
+    pub(super) fn of(file: &File, path: &Path) -> Result<Self> {
         let m = file.metadata().map_err(Error::io(path, "read the state"))?;
         Ok(Self {
             device: m.dev(),

@@ -2,10 +2,11 @@
 //!
 //! Accepts what the format allows and nothing that two readers could understand differently: no duplicate names or
 //! keys, no holes, no overlaps, no trailing bytes, no length that is not derived from dtype and shape.
-//! Memory stays below three times the header's length: names and shapes are kept once, no tree is built.
+//! Memory stays below three times the header's length: names and shapes are kept once, no tree is built, and a header whose
+//! entries are so short that their table would take more is refused.
 
 use crate::error::{Error, Result};
-use crate::limits::{HEADER_MAX_BYTES, NAME_MAX_BYTES, RANK_MAX};
+use crate::limits::{HEADER_MAX_BYTES, HEADER_MEMORY_BYTES, HEADER_MEMORY_FACTOR, NAME_MAX_BYTES, RANK_MAX};
 use crate::tensor::{Dtype, Entry};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -41,54 +42,26 @@ pub fn parse_header(path: &Path, json: &[u8], file_bytes: u64) -> Result<Header>
         return Err(Error::malformed(path, "not a safetensors file: the header does not begin with `{`"));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let raw = deserializer.deserialize_map(HeaderVisitor).and_then(|raw| deserializer.end().map(|()| raw));
-    let raw = raw.map_err(|e| Error::malformed(path, format!("bad safetensors header: {e}")))?;
+    let memory = Memory(HEADER_MEMORY_BYTES.max((HEADER_MEMORY_FACTOR - 1) * json.len()));
+    let table = deserializer.deserialize_map(HeaderVisitor(memory)).and_then(|t| deserializer.end().map(|()| t));
+    let (tensors, metadata) = table.map_err(|e| Error::malformed(path, format!("bad safetensors header: {e}")))?;
     let data_start = 8 + json.len() as u64;
-    let (raw, metadata) = raw;
-    let tensors = check(path, raw, data_start, file_bytes - data_start)?;
+    let tensors = check(path, tensors, data_start, file_bytes.saturating_sub(data_start))?;
     Ok(Header { tensors, data_start, metadata })
 }
 
-struct Raw {
-    name: String,
-    dtype: String,
-    shape: Vec<u64>,
-    begin: u64,
-    end: u64,
-}
-
-fn check(path: &Path, mut raw: Vec<Raw>, data_start: u64, data_bytes: u64) -> Result<Vec<Entry>> {
-    refuse_duplicates(path, &raw)?;
-    raw.sort_by_key(|t| (t.begin, t.end));
-    let mut tensors = Vec::with_capacity(raw.len());
+/// Puts the tensors in the order of their data, which must fill `data_bytes` without holes.
+fn check(path: &Path, mut tensors: Vec<Entry>, data_start: u64, data_bytes: u64) -> Result<Vec<Entry>> {
+    refuse_duplicates(path, &tensors)?;
+    tensors.sort_by_key(|t| (t.offset, t.bytes));
     let mut expected = 0;
-    for t in raw {
-        let dtype = Dtype::from_header(&t.dtype).ok_or_else(|| bad(path, &t.name, unknown_dtype(&t.dtype)))?;
-        let bytes = byte_length(dtype, &t.shape)
-            .ok_or_else(|| bad(path, &t.name, format!("shape {:?} of {dtype} overflows 64 bits", t.shape)))?;
-        if t.begin != expected {
+    for t in &tensors {
+        if t.offset != expected {
             let problem =
-                format!("data begins at {}, expected {expected}: holes and overlaps are not allowed", t.begin);
+                format!("data begins at {}, expected {expected}: holes and overlaps are not allowed", t.offset);
             return Err(bad(path, &t.name, problem));
         }
-        if t.end.checked_sub(t.begin) != Some(bytes) {
-            let (begin, end, shape) = (t.begin, t.end, &t.shape);
-            let problem = format!(
-                "data_offsets [{begin}, {end}] do not match shape {shape:?} of {dtype}, which takes {bytes} bytes"
-            );
-            return Err(bad(path, &t.name, problem));
-        }
-        expected = t.end;
-        tensors.push(Entry {
-            name: t.name,
-            dtype,
-            shape: t.shape,
-            file: 0,
-            offset: data_start + t.begin,
-            bytes,
-            coded: None,
-            adapter: None,
-        });
+        expected += t.bytes;
     }
     if expected != data_bytes {
         let state = if data_bytes < expected { "truncated" } else { "longer than its header says" };
@@ -97,11 +70,12 @@ fn check(path: &Path, mut raw: Vec<Raw>, data_start: u64, data_bytes: u64) -> Re
         );
         return Err(Error::malformed(path, problem));
     }
+    tensors.iter_mut().for_each(|t| t.offset += data_start);
     Ok(tensors)
 }
 
-fn refuse_duplicates(path: &Path, raw: &[Raw]) -> Result<()> {
-    let mut names: Vec<&str> = raw.iter().map(|t| t.name.as_str()).collect();
+fn refuse_duplicates(path: &Path, tensors: &[Entry]) -> Result<()> {
+    let mut names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|w| w[0] == w[1]) {
         Some(twice) => Err(bad(path, twice[0], "listed twice; expected one entry for each tensor")),
@@ -125,36 +99,57 @@ fn unknown_dtype(name: &str) -> String {
 
 /// Elements times element size, if it fits.
 fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
+    if super::PLANTED {
+        return Some(shape.iter().fold(dtype.bytes() as u64, |n, &d| n.wrapping_mul(d)));
+    }
     // A zero dimension makes the tensor empty, but the others must still multiply without overflow.
     let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
     elements.checked_mul(dtype.bytes() as u64)
 }
 
-struct HeaderVisitor;
+/// Bytes that the table may still take.
+struct Memory(usize);
+
+impl Memory {
+    fn take<E: serde::de::Error>(&mut self, bytes: usize) -> std::result::Result<(), E> {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.ok_or_else(|| {
+            E::custom(format!("its entries would take more than {HEADER_MEMORY_FACTOR} times its length in memory"))
+        })?;
+        Ok(())
+    }
+}
+
+/// What an entry takes: itself, and a reference to its name while names are compared.
+const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<&str>();
+
+struct HeaderVisitor(Memory);
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = (Vec<Raw>, Vec<(String, String)>);
+    type Value = (Vec<Entry>, Vec<(String, String)>);
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-        let mut raw = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+        let mut tensors = Vec::new();
         let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
                 if metadata.is_some() {
                     return Err(A::Error::custom("`__metadata__` is listed twice"));
                 }
-                metadata = Some(map.next_value_seed(MetadataSeed)?);
+                metadata = Some(map.next_value_seed(MetadataSeed(&mut self.0))?);
             } else {
                 check_name(&name).map_err(A::Error::custom)?;
-                raw.push(map.next_value_seed(TensorSeed(name))?);
+                let tensor = map.next_value_seed(TensorSeed(name))?;
+                self.0.take(ENTRY_BYTES + tensor.name.len() + size_of_val(tensor.shape.as_slice()))?;
+                tensors.push(tensor);
             }
         }
-        raw.shrink_to_fit();
-        Ok((raw, metadata.unwrap_or_default()))
+        tensors.shrink_to_fit();
+        Ok((tensors, metadata.unwrap_or_default()))
     }
 }
 
@@ -169,9 +164,9 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
 }
 
 /// `__metadata__`: strings only.
-struct MetadataSeed;
+struct MetadataSeed<'a>(&'a mut Memory);
 
-impl<'de> DeserializeSeed<'de> for MetadataSeed {
+impl<'de> DeserializeSeed<'de> for MetadataSeed<'_> {
     type Value = Vec<(String, String)>;
 
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Self::Value, D::Error> {
@@ -179,7 +174,7 @@ impl<'de> DeserializeSeed<'de> for MetadataSeed {
     }
 }
 
-impl<'de> Visitor<'de> for MetadataSeed {
+impl<'de> Visitor<'de> for MetadataSeed<'_> {
     type Value = Vec<(String, String)>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -189,6 +184,7 @@ impl<'de> Visitor<'de> for MetadataSeed {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
         let mut pairs = Vec::new();
         while let Some(pair) = map.next_entry::<String, String>()? {
+            self.0.take(size_of_val(&pair) + pair.0.len() + pair.1.len())?;
             pairs.push(pair);
         }
         pairs.sort_unstable();
@@ -202,21 +198,21 @@ impl<'de> Visitor<'de> for MetadataSeed {
 struct TensorSeed(String);
 
 impl<'de> DeserializeSeed<'de> for TensorSeed {
-    type Value = Raw;
+    type Value = Entry;
 
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Raw, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Entry, D::Error> {
         d.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for TensorSeed {
-    type Value = Raw;
+    type Value = Entry;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "an object with dtype, shape and data_offsets for tensor `{}`", self.0)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Raw, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entry, A::Error> {
         let (mut dtype, mut shape, mut offsets) = (None, None, None);
         while let Some(key) = map.next_key::<String>()? {
             let twice = match key.as_str() {
@@ -239,7 +235,16 @@ impl<'de> Visitor<'de> for TensorSeed {
         let &[begin, end] = offsets.as_slice() else {
             return Err(A::Error::custom(format!("tensor `{}`: data_offsets must be two numbers", self.0)));
         };
-        Ok(Raw { name: self.0, dtype, shape, begin, end })
+        let problem = |problem: String| A::Error::custom(format!("tensor `{}`: {problem}", self.0));
+        let dtype = Dtype::from_header(&dtype).ok_or_else(|| problem(unknown_dtype(&dtype)))?;
+        let bytes = byte_length(dtype, &shape)
+            .ok_or_else(|| problem(format!("shape {shape:?} of {dtype} overflows 64 bits")))?;
+        if end.checked_sub(begin) != Some(bytes) {
+            return Err(problem(format!(
+                "data_offsets [{begin}, {end}] do not match shape {shape:?} of {dtype}, which takes {bytes} bytes"
+            )));
+        }
+        Ok(Entry { name: self.0, dtype, shape, file: 0, offset: begin, bytes, coded: None, adapter: None })
     }
 }
 
@@ -298,7 +303,7 @@ mod tests {
         let cases = [
             (t("F32", "[2]", "[4,12]"), "begins at 4"),
             (t("F32", "[3]", "[0,8]"), "takes 12 bytes"),
-            (t("F32", "[2]", "[8,0]"), "begins at 8"),
+            (t("F32", "[2]", "[8,0]"), "do not match"),
             (t("F32", "[2]", "[0,7]"), "do not match"),
             (t("F4", "[2]", "[0,8]"), "dequantise"),
             (t("F32", "[9223372036854775807,4]", "[0,8]"), "overflows"),
@@ -335,6 +340,22 @@ mod tests {
             let message = parse(json, bytes).unwrap_err().to_string();
             assert!(message.contains(want), "{message}");
         }
+    }
+
+    #[test]
+    fn a_header_whose_table_would_take_more_than_three_times_its_length_is_refused() {
+        let header = |name: &dyn Fn(usize) -> String| {
+            let entry = |i: usize| format!(r#""{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#, name(i));
+            format!("{{{}}}", (0..70_000).map(entry).collect::<Vec<_>>().join(","))
+        };
+        let message = parse(&header(&|i| format!("{i:x}")), 0).unwrap_err().to_string();
+        assert!(message.contains("3 times its length"), "{message}");
+        let names = |i| format!("model.layers.{i}.self_attn.q_proj.weight");
+        assert_eq!(parse(&header(&names), 0).unwrap().tensors.len(), 70_000);
+        let zeros = ["0"; 64].join(",");
+        let entry = |i: usize| format!(r#""{i:0100}":{{"dtype":"U8","shape":[{zeros}],"data_offsets":[0,0]}}"#);
+        let many = format!("{{{}}}", (0..9000).map(entry).collect::<Vec<_>>().join(","));
+        assert!(parse(&many, 0).unwrap_err().to_string().contains("3 times its length"));
     }
 
     #[test]

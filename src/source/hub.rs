@@ -3,8 +3,12 @@
 //! The layout: `models--ORG--NAME/refs/REVISION` holds a commit, `snapshots/COMMIT` holds the files as links into
 //! `blobs`. See <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
+use super::checkpoint::read_whole;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
+
+/// A file that names a commit may be this long at most.
+const COMMIT_MAX_BYTES: u64 = 4096;
 
 /// Whether `text` has the form of an id: `name` or `org/name`, with an optional `@revision`.
 pub fn looks_like_id(text: &str) -> bool {
@@ -30,7 +34,8 @@ pub fn resolve(text: &str, cache: Option<&Path>) -> Result<PathBuf> {
     if revision.contains("..") || revision.starts_with('/') {
         return Err(missing(text, "the revision is not a branch, tag or commit"));
     }
-    let named = std::fs::read_to_string(repo.join("refs").join(revision));
+    let named = read_whole(&repo.join("refs").join(revision), COMMIT_MAX_BYTES).ok();
+    let named = named.and_then(|bytes| String::from_utf8(bytes).ok());
     let commit = named.as_deref().map_or(revision, str::trim);
     let snapshot = repo.join("snapshots").join(commit);
     if commit.is_empty() || commit.contains(['/', '\\']) || !snapshot.is_dir() {

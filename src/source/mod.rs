@@ -14,7 +14,11 @@ mod index;
 mod mmap;
 mod piece_hash;
 
-pub use checkpoint::{Links, check_link, header_of, open, open_expert, split_adapter};
+/// Whether each reader has a fault, for tests/fuzz to find.
+const PLANTED: bool = cfg!(feature = "planted-faults");
+
+pub use adapter_config::Config as AdapterConfig;
+pub use checkpoint::{Links, check_link, header_of, open, open_expert, read_small, read_whole, split_adapter};
 pub use delta::{DeltaFile, chained, common_elements, histogram, is_delta, open_chain};
 pub use files::{Counter, Files, Io, Span};
 pub use header::{Header, parse_header};

@@ -34,6 +34,39 @@ pub struct FileEntry {
     pub bytes: u64,
     /// blake3 of the file's header, hexadecimal: names the layout without reading the tensors.
     pub header_blake3: String,
+    /// What it was when its header was read; `None` if it is not written yet.
+    pub identity: Option<Identity>,
+}
+
+/// What tells a file from a changed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The device that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// When its content changed, in seconds and nanoseconds.
+    pub modified: (i64, i64),
+    /// When anything about it changed.
+    pub changed: (i64, i64),
+}
+
+/// What a file must be when it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Its length.
+    pub bytes: u64,
+    /// All else, where it is known.
+    pub identity: Option<Identity>,
+}
+
+impl FileEntry {
+    /// What it must be when it is opened again.
+    pub fn expected(&self) -> Expected {
+        Expected { bytes: self.bytes, identity: self.identity }
+    }
 }
 
 /// One tensor.
@@ -52,7 +85,7 @@ pub struct Entry {
     /// Length in bytes: elements times the dtype's size.
     pub bytes: u64,
     /// How to make it from the base, where the model is a delta file; `file` and `offset` then mean nothing.
-    pub coded: Option<Coded>,
+    pub coded: Option<Box<Coded>>,
     /// What an adapter adds to it.
     pub adapter: Option<Box<LowRank>>,
 }

@@ -8,6 +8,8 @@ mod name;
 mod size;
 
 pub use dtype::Dtype;
-pub use inventory::{Coded, Entry, Factor, FileEntry, Inventory, Link, Lossy, LowRank, Payload, Statistics};
+pub use inventory::{
+    Coded, Entry, Expected, Factor, FileEntry, Identity, Inventory, Link, Lossy, LowRank, Payload, Statistics,
+};
 pub use name::{Position, position};
 pub use size::{Bytes, parse_size};
