@@ -15,7 +15,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("signal_hook::", &["src/cli/"]),
     ("serde_saphyr::", &["src/recipe/"]),
     ("zip::", &["src/demo/"]),
-    ("zstd::", &["src/codec/", "src/container/"]),
+    ("zstd::", &["src/codec/", "src/container/", "src/demo/"]),
     ("xxhash_rust::", &["src/container/"]),
     ("unsafe ", &["src/source/mmap.rs"]),
     ("println!", &[]),

@@ -186,7 +186,6 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
             actions: &actions,
             method: method.as_ref(),
             done: &done,
-            checked: &scoring.hashed,
             hash: &hash,
             written: &written,
             tensor_hashes: tensor_hashes.as_ref(),

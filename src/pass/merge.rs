@@ -14,7 +14,6 @@ use crate::method::{self, Method};
 use crate::plan::{PlannedTensor, Taken};
 use crate::source::{Counter, PieceHash};
 use crate::survey::Survey;
-use crate::tensor::Dtype;
 use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
@@ -141,8 +140,6 @@ pub struct Merge<'a> {
     pub method: &'a dyn Method,
     /// What the method's surveys found.
     pub done: &'a [Survey],
-    /// The sources whose values an earlier pass has found finite.
-    pub checked: &'a [bool],
     /// The sources to hash while they are read.
     pub hash: &'a [bool],
     /// One per shard: the hashes of what is written.
@@ -261,7 +258,7 @@ impl Engine<'_> {
                 let mut change = Change::default();
                 let merge_block = |block: &Range<usize>, out: &mut Vec<f32>| {
                     let scratch = &mut **scratch.borrow_mut();
-                    spans.load(block, form, with_base, merge.checked, scratch)?;
+                    spans.load(block, form, with_base, scratch)?;
                     out.resize(block.len(), 0.0);
                     let tile =
                         method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
@@ -349,17 +346,14 @@ impl Engine<'_> {
         let mut out = Vec::with_capacity(BLOCK_ELEMENTS);
         for block in blocks(tile.elements, t.block_elements) {
             make(&block, &mut out)?;
-            if !self.plan.options.allow_non_finite
-                && let Some(at) = kernel::first_beyond(&out, limit)
-            {
+            let bytes = &mut bytes[block.start * size..block.end * size];
+            if !t.dtype.store(&mut out, bytes, limit) && !self.plan.options.allow_non_finite {
+                // The values are gone: they are made again to tell which one it was.
+                make(&block, &mut out)?;
+                let at = kernel::first_beyond(&out, limit).unwrap_or_default();
                 let index = tile.start + (block.start + at) as u64;
                 let dtype = t.dtype.to_string();
                 return Err(Error::Overflow { tensor: t.name.clone(), index, value: out[at], dtype });
-            }
-            let bytes = &mut bytes[block.start * size..block.end * size];
-            t.dtype.encode(&out, bytes);
-            if t.dtype != Dtype::F32 {
-                t.dtype.decode(bytes, &mut out);
             }
             show(&out);
         }

@@ -265,25 +265,17 @@ impl<'a> Spans<'a> {
         &span[skip * size..(skip + self.tile.elements) * size]
     }
 
-    /// Decodes one block of one source and checks it.
+    /// Decodes one block of one source. Fails at the first value that is not finite, unless that is allowed.
     pub fn decode(&self, source: Source, block: &Range<usize>, out: &mut Vec<f32>) -> Result<()> {
-        self.widen(source, block, out);
-        self.check(source, block, out)
-    }
-
-    fn widen(&self, source: Source, block: &Range<usize>, out: &mut Vec<f32>) {
         let place = self.place(source);
         let size = place.dtype.bytes();
         out.resize(block.len(), 0.0);
-        place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
+        let mut finite = place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
         if let Some(adapters) = self.adapters.filter(|_| place.adapter.is_some()) {
             adapters.add(source, block, out);
+            finite = false;
         }
-    }
-
-    /// Fails at the first value of a decoded block that is not finite, unless that is allowed.
-    pub fn check(&self, source: Source, block: &Range<usize>, out: &[f32]) -> Result<()> {
-        if self.engine.plan.options.allow_non_finite {
+        if finite || self.engine.plan.options.allow_non_finite {
             return Ok(());
         }
         match kernel::first_non_finite(out) {
@@ -307,15 +299,8 @@ impl<'a> Spans<'a> {
     }
 
     /// Decodes one block of all experts in this form. The base is decoded first if the form or `with_base` needs it. An
-    /// expert that the work does not read gets a zero task vector. Experts marked in `checked` are not checked.
-    pub fn load(
-        &self,
-        block: &Range<usize>,
-        form: Form,
-        with_base: bool,
-        checked: &[bool],
-        scratch: &mut Scratch,
-    ) -> Result<()> {
+    /// expert that the work does not read gets a zero task vector.
+    pub fn load(&self, block: &Range<usize>, form: Form, with_base: bool, scratch: &mut Scratch) -> Result<()> {
         scratch.base.clear();
         let plan = self.engine.plan;
         let elements = self.engine.elements.as_ref();
@@ -325,10 +310,7 @@ impl<'a> Spans<'a> {
         for (source, x) in plan.experts().zip(&mut scratch.experts) {
             let read = self.work.sources.contains(&source);
             if read {
-                self.widen(source, block, x);
-                if !checked[source] {
-                    self.check(source, block, x)?;
-                }
+                self.decode(source, block, x)?;
             }
             match form {
                 _ if read => {}
@@ -348,7 +330,7 @@ impl<'a> Spans<'a> {
             taken.for_each(|(x, _)| kernel::delta(&scratch.base, x));
         }
         if let Some(elements) = elements {
-            elements.prune(&scratch.kept, form, &scratch.base, &mut scratch.experts);
+            elements.prune(&mut scratch.kept, form, &scratch.base, &mut scratch.experts);
         }
         Ok(())
     }
