@@ -189,15 +189,17 @@ impl Engine<'_> {
                     bytes = vec![0; job.write_bytes];
                 }
                 let mut output = Output { bytes, ..Output::default() };
+                let runs = self.map_runs(merge.works, job, counter)?;
                 for tile in &job.tiles {
                     let work = &merge.works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut reader, counter, merge.hash, order)?;
+                    let spans = Spans::read(self, work, (tile, &runs), &mut reader, counter, merge.hash, order)?;
                     let made = self.make_tile(merge, tile, &spans, &mut scratch, &mut output);
                     if made.is_err() && spans.is_permuted() {
                         // The error tells a place in another order: find it again in the tensor's own.
                         let none = vec![false; merge.hash.len()];
                         let mut reader = Reader::new(self.plan.sources.len());
-                        let spans = Spans::read(self, work, tile, &mut reader, counter, &none, Order::Natural)?;
+                        let spans =
+                            Spans::read(self, work, (tile, &runs), &mut reader, counter, &none, Order::Natural)?;
                         output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
                         self.make_tile(merge, tile, &spans, &mut scratch, &mut output)?;
                     }

@@ -11,6 +11,7 @@ mod lossy;
 mod merge;
 mod pipeline;
 mod progress;
+mod runs;
 mod scratch;
 mod stream;
 mod survey;

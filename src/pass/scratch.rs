@@ -4,6 +4,7 @@ use super::adapter::Adapters;
 use super::decode::{Decoder, Wanted};
 use super::elements::Kept;
 use super::job::{Tile, Work, range};
+use super::runs::Runs;
 use super::{Engine, Source};
 use crate::codec::Permutation;
 use crate::error::{Error, Result};
@@ -89,7 +90,7 @@ impl<'a> Spans<'a> {
     pub fn read(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, runs): (&'a Tile, &'a Runs),
         reader: &'a mut Reader,
         counter: &Counter,
         hash: &[bool],
@@ -102,7 +103,7 @@ impl<'a> Spans<'a> {
             true => Self::decode_all,
             false => Self::read_all,
         };
-        let spans = read(engine, work, tile, &mut reader.buffers, counter, hash)?;
+        let spans = read(engine, work, (tile, runs), &mut reader.buffers, counter, hash)?;
         Ok(Self { adapters: Some(&reader.adapters), ..spans })
     }
 
@@ -110,7 +111,7 @@ impl<'a> Spans<'a> {
     fn read_all(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, runs): (&'a Tile, &'a Runs),
         buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
@@ -118,7 +119,7 @@ impl<'a> Spans<'a> {
         let mut spans = Vec::with_capacity(work.sources.len());
         let Buffers { sources: buffers, raw, .. } = buffers;
         for (&source, buffer) in work.sources.iter().zip(buffers) {
-            spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
+            spans.push((Self::read_stored(engine, (work, tile, runs), source, (buffer, raw), counter, hash)?, 0));
         }
         Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
@@ -126,7 +127,7 @@ impl<'a> Spans<'a> {
     /// The tile of a source that is no delta file. Gathered rows are not hashed: a file's bytes are hashed once each.
     fn read_stored(
         engine: &'a Engine<'a>,
-        (work, tile): (&Work, &Tile),
+        (work, tile, runs): (&Work, &Tile, &'a Runs),
         source: Source,
         (buffer, raw): (&'a mut Vec<u8>, &mut Vec<u8>),
         counter: &Counter,
@@ -137,7 +138,10 @@ impl<'a> Spans<'a> {
             return Ok(Span::Read(buffer));
         }
         let (file, offset, bytes) = range(engine.plan, work, tile, source);
-        let span = engine.files.span(file, offset, bytes, buffer, counter)?;
+        let span = match runs.bytes(file, offset, bytes) {
+            Some(mapped) => Span::Read(mapped),
+            None => engine.files.span(file, offset, bytes, buffer, counter)?,
+        };
         if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
             hashes[file].update(offset, &span);
         }
@@ -148,7 +152,7 @@ impl<'a> Spans<'a> {
     fn decode_all(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, runs): (&'a Tile, &'a Runs),
         buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
@@ -176,7 +180,7 @@ impl<'a> Spans<'a> {
                 if source == root {
                     continue;
                 }
-                spans.push((Self::read_stored(engine, (work, tile), source, (buffer, raw), counter, hash)?, 0));
+                spans.push((Self::read_stored(engine, (work, tile, runs), source, (buffer, raw), counter, hash)?, 0));
                 continue;
             };
             let wanted =
@@ -199,7 +203,7 @@ impl<'a> Spans<'a> {
     fn decode_permuted(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, _): (&'a Tile, &'a Runs),
         buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],

@@ -47,9 +47,10 @@ impl Engine<'_> {
             let counter = &counter;
             move |job: &Job| {
                 let mut sums = Vec::with_capacity(job.tiles.len());
+                let runs = self.map_runs(works, job, counter)?;
                 for tile in &job.tiles {
                     let work = &works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut reader, counter, hash, Order::Natural)?;
+                    let spans = Spans::read(self, work, (tile, &runs), &mut reader, counter, hash, Order::Natural)?;
                     let mut of_tile = Vec::new();
                     for block in blocks(tile.elements, cut.block(&self.plan.tensors[work.tensor])) {
                         spans.load(&block, form, false, &mut scratch)?;
