@@ -56,7 +56,12 @@ fn main() {
         let mut out = vec![0.0; n];
         bench
             .line(&format!("{dtype} encode"), n * (4 + dtype.bytes()), || dtype.encode(black_box(&values), &mut bytes));
-        bench.line(&format!("{dtype} decode"), n * (4 + dtype.bytes()), || dtype.decode(black_box(&bytes), &mut out));
+        bench.line(&format!("{dtype} decode"), n * (4 + dtype.bytes()), || {
+            dtype.decode(black_box(&bytes), &mut out);
+        });
+        bench.line(&format!("{dtype} store"), n * (8 + dtype.bytes()), || {
+            dtype.store(black_box(&mut out), &mut bytes, f32::MAX);
+        });
     }
     let mut acc = values.clone();
     bench.line("delta", n * 12, || kernel::delta(black_box(&values), &mut acc));
@@ -75,6 +80,16 @@ fn main() {
             kernel::deviations(black_box(&x), &mut sums);
         });
     }
+    for models in [2, 3, 8] {
+        let x = vec![&values[..]; models];
+        let mut products = vec![0.0; models * (models + 1) / 2];
+        bench.line(&format!("inner products, {models} models"), n * 4 * models, || {
+            kernel::inner_products(black_box(&x), &mut products);
+        });
+    }
+    let x = vec![values.clone(); 8];
+    let mut scores = x.clone();
+    bench.line("element scores, 8 models", n * 8 * 8, || kernel::element_deviations(black_box(&x), &mut scores));
     let x = vec![values.clone(); 3];
     let mut sign = vec![0.0; n];
     bench.line("elect_sum, 3 models", n * 16, || kernel::elect_sum(black_box(&x), &mut sign));

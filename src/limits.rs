@@ -108,6 +108,9 @@ pub const FIXED_BYTES: usize = 40 << 20;
 /// What a mapped range may take beyond its own bytes: a page at each end.
 pub const MAP_SLOP_BYTES: usize = 8 << 10;
 
+/// Ranges below this are read, not mapped: to map and unmap costs as much as to copy so many bytes.
+pub const MAP_MIN_BYTES: usize = 64 << 10;
+
 /// Input bytes of one wave, at most: when its tensors are read again, they are still in the page cache.
 pub const WAVE_INPUT_BYTES: u64 = 512 << 20;
 

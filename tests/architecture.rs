@@ -18,7 +18,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("signal_hook::", &["src/cli/"]),
     ("serde_saphyr::", &["src/recipe/"]),
     ("zip::", &["src/demo/"]),
-    ("zstd::", &["src/codec/", "src/container/"]),
+    ("zstd::", &["src/codec/", "src/container/", "src/demo/"]),
     ("xxhash_rust::", &["src/container/"]),
     ("libc::", &["src/cli/fault.rs"]),
     ("unsafe ", &["src/source/mmap.rs", "src/cli/fault.rs"]),

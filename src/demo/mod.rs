@@ -88,10 +88,11 @@ fn write_family(folder: &Path) -> Result<()> {
         std::fs::create_dir_all(parent).map_err(Error::io(parent, "make the folder"))?;
         std::fs::write(&path, bytes).map_err(Error::io(&path, "write"))
     };
-    write("base/model.safetensors", embedded::BASE)?;
+    let models = embedded::models().map_err(Error::io(Path::new("embedded zoo"), "unpack"))?;
+    write("base/model.safetensors", &models[0])?;
     write("base/config.json", embedded::CONFIG)?;
-    for e in embedded::EXPERTS {
-        write(&format!("experts/{}/model.safetensors", e.task), e.model)?;
+    for (e, model) in embedded::EXPERTS.iter().zip(&models[1..]) {
+        write(&format!("experts/{}/model.safetensors", e.task), model)?;
         write(&format!("experts/{}/config.json", e.task), e.config)?;
     }
     write("tasks.json", embedded::TASKS)?;

@@ -197,7 +197,7 @@ pub fn round3(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::embedded::{BASE, CONFIG, EXPECTED, EXPERTS, HEADS, TASKS, TESTSETS};
+    use crate::demo::embedded::{CONFIG, EXPECTED, EXPERTS, HEADS, TASKS, TESTSETS, models};
 
     fn zoo() -> Zoo {
         Zoo::parse(CONFIG, TASKS, HEADS, TESTSETS).unwrap()
@@ -222,12 +222,13 @@ mod tests {
 
     #[test]
     fn the_base_scores_what_the_zoo_expects() {
-        assert_eq!(zoo().evaluate(&parameters(BASE)).summary(), expected("pretrained"));
+        assert_eq!(zoo().evaluate(&parameters(&models().unwrap()[0])).summary(), expected("pretrained"));
     }
 
     #[test]
     fn the_experts_score_what_the_zoo_expects() {
-        let experts = EXPERTS.iter().map(|e| (e.task.to_owned(), parameters(e.model))).collect();
+        let models = models().unwrap();
+        let experts = EXPERTS.iter().zip(&models[1..]).map(|(e, m)| (e.task.to_owned(), parameters(m))).collect();
         assert_eq!(zoo().individual(&experts).summary(), expected("individual"));
     }
 

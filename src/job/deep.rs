@@ -88,7 +88,7 @@ pub fn check_deep(out: &Path, run: &DeepRun<'_>) -> Result<DeepReport> {
     let method = start_method(&plan)?;
     let target = Compare::open(out, &plan)?;
     let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
-    let (checked, hash) = (vec![false; plan.sources.len()], vec![false; plan.sources.len()]);
+    let hash = vec![false; plan.sources.len()];
     let sampled = sample(&plan, &works, run);
     let mut report = DeepReport { tiles: sampled.len(), of_bytes: plan.output_bytes(), ..DeepReport::default() };
     for wave in &plan.waves.runs {
@@ -103,7 +103,7 @@ pub fn check_deep(out: &Path, run: &DeepRun<'_>) -> Result<DeepReport> {
         let done = survey(&plan, &engine, method.as_ref(), &surveyed, &actions, &mut runs)?;
         let merge = Merge {
             works: &sampled,
-            how: How { actions: &actions, method: method.as_ref(), done: &done, checked: &checked },
+            how: How { actions: &actions, method: method.as_ref(), done: &done },
             hash: &hash,
             written: &written,
             tensor_hashes: None,

@@ -26,9 +26,9 @@ pub fn start<'a>(plan: &'a Plan, engine: &mut Engine<'a>) -> Result<Vec<Known<'a
         let inner = start(&fused.plan, &mut own)?;
         let scoring = Scoring::gather(&fused.plan, &own, &Past::default(), None)?;
         let (works, actions) = assign(&fused.plan, &scoring);
-        let (elements, checked) = (scoring.elements.clone(), scoring.hashed.clone());
+        let elements = scoring.elements.clone();
         let method = start_method(&fused.plan)?;
-        stages.push(Stage::new(own, elements, (works, actions.clone()), method, checked));
+        stages.push(Stage::new(own, elements, (works, actions.clone()), method));
         known.push(Known { fused, scoring, actions, inner });
     }
     engine.set_stages(stages);

@@ -275,7 +275,7 @@ fn fill(
         let done = survey(plan, &engine, method.as_ref(), surveyed, &actions, &mut runs)?;
         let merge = Merge {
             works,
-            how: How { actions: &actions, method: method.as_ref(), done: &done, checked: &scoring.hashed },
+            how: How { actions: &actions, method: method.as_ref(), done: &done },
             hash: &hash,
             written: &target.written,
             tensor_hashes: tensor_hashes.as_ref(),

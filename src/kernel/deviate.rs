@@ -144,32 +144,6 @@ pub fn magnitudes(x: &[f32]) -> f64 {
     )
 }
 
-/// The sum over elements of `x * y`; each product is exact.
-pub fn dot(x: &[f32], y: &[f32]) -> f64 {
-    assert_eq!(x.len(), y.len());
-    simd(
-        #[inline(always)]
-        || {
-            let mut lanes = [0.0; LANES];
-            let ((x8, x1), (y8, y1)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-            for (x, y) in x8.iter().zip(y8) {
-                for i in 0..LANES {
-                    lanes[i] += f64::from(x[i]) * f64::from(y[i]);
-                }
-            }
-            for (i, (&x, &y)) in x1.iter().zip(y1).enumerate() {
-                lanes[i] += f64::from(x) * f64::from(y);
-            }
-            tree(&[lanes[0], lanes[1], lanes[2], lanes[3]], &[lanes[4], lanes[5], lanes[6], lanes[7]])
-        },
-    )
-}
-
-/// The sum of `x * x`; each square is exact.
-pub fn squares(x: &[f32]) -> f64 {
-    dot(x, x)
-}
-
 #[inline(always)]
 fn tree(low: &[f64; HALF], high: &[f64; HALF]) -> f64 {
     ((low[0] + high[0]) + (low[2] + high[2])) + ((low[1] + high[1]) + (low[3] + high[3]))
@@ -219,13 +193,6 @@ mod tests {
                 assert_eq!(a, b, "{models} models, {elements} elements");
             }
         }
-    }
-
-    #[test]
-    fn inner_products_are_exact_where_f64_holds_them() {
-        let x: Vec<f32> = (0..19).map(|i| i as f32 - 7.5).collect();
-        assert_eq!(dot(&x, &x), (0..19).map(|i| (f64::from(i) - 7.5).powi(2)).sum::<f64>());
-        assert_eq!(dot(&x, &[1.0; 19]), 19.0 * 1.5);
     }
 
     #[test]

@@ -11,16 +11,18 @@ mod elect;
 mod element;
 mod keys;
 mod low_rank;
+mod products;
 mod random;
 
 pub use combine::{add_scaled, axpy, delta, divide, multiply, scale};
 pub use count::{Change, change, first_beyond, first_non_finite};
-pub use deviate::{deviations, dot, magnitudes, squares};
+pub use deviate::{deviations, magnitudes};
 pub use differ::{largest_magnitude, nonzero, signs};
 pub use elect::{Agreed, drop_where_set, elect, elect_sum, keep_above, select_weighted, trim};
-pub use element::{element_deviations, element_magnitudes};
+pub use element::{clear_unmarked, element_deviations, element_magnitudes, mark_above, replace_unmarked};
 pub use keys::{count_in_bucket, magnitude_key, magnitude_of_key, number_of_key, signed_key};
 pub use low_rank::{PANEL_COLUMNS, low_rank};
+pub use products::{dot, inner_products, squares};
 pub use random::{keep_at_random, keep_by_rank, keep_each_at_random};
 
 use pulp::Arch;

@@ -45,11 +45,6 @@ fn pairs(vectors: usize) -> usize {
     vectors * (vectors + 1) / 2
 }
 
-fn inner_products(x: &[&[f32]], products: &mut [f64]) {
-    let pairs = (0..x.len()).flat_map(|i| (i..x.len()).map(move |j| (i, j)));
-    pairs.zip(products).for_each(|((i, j), product)| *product = kernel::dot(x[i], x[j]));
-}
-
 /// What counts as one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vectors {
@@ -91,7 +86,7 @@ impl Combination {
                 line.extend(places().map(|i| x[i]));
             }
             let mut products = vec![0.0; pairs(experts.len())];
-            inner_products(&line.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut products);
+            kernel::inner_products(&line.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut products);
             let coefficients = (self.coefficients)(settings, &Gram { products, vectors: experts.len() });
             let mut sum = vec![0.0; length];
             add(&coefficients, &line, &mut sum);
@@ -109,7 +104,7 @@ fn add(coefficients: &[f64], x: &[Vec<f32>], out: &mut [f32]) {
 impl Method for Combination {
     fn next_survey<'a>(&'a self, _scene: Scene<'a>, done: &'a [Survey]) -> Option<Box<dyn Finding + 'a>> {
         let measure = |block: &Block<'_>, sums: &mut [f64]| {
-            inner_products(&block.experts.iter().map(Vec::as_slice).collect::<Vec<_>>(), sums);
+            kernel::inner_products(&block.experts.iter().map(Vec::as_slice).collect::<Vec<_>>(), sums);
         };
         let wanted = done.is_empty() && self.vectors == Vectors::Tensor;
         wanted.then(|| {
@@ -159,7 +154,7 @@ mod tests {
     fn products_of_sums_are_those_of_their_vectors() {
         let x: [&[f32]; 3] = [&[1.0, 2.0, 0.0], &[0.0, 3.0, -1.0], &[4.0, 0.0, 2.0]];
         let mut products = vec![0.0; pairs(3)];
-        inner_products(&x, &mut products);
+        kernel::inner_products(&x, &mut products);
         let gram = Gram { products, vectors: 3 };
         assert_eq!([gram.dot(0, 1), gram.dot(2, 0), gram.dot(2, 1), gram.dot(2, 2)], [6.0, 4.0, -2.0, 20.0]);
         // x_1 - x_2 = [1, -1, 1]; x_1 + 2 x_3 = [9, 2, 4].

@@ -27,7 +27,7 @@ struct MetaGpt {
 impl Method for MetaGpt {
     fn next_survey<'a>(&'a self, _scene: Scene<'a>, done: &'a [Survey]) -> Option<Box<dyn Finding + 'a>> {
         let measure = |block: &Block<'_>, sums: &mut [f64]| {
-            block.experts.iter().zip(sums).for_each(|(x, sum)| *sum = kernel::dot(x, x));
+            block.experts.iter().zip(sums).for_each(|(x, sum)| *sum = kernel::squares(x));
         };
         done.is_empty().then(|| {
             Box::new(Sums::new("norms", Form::TaskVectors, self.experts, Box::new(measure))) as Box<dyn Finding>

@@ -90,7 +90,7 @@ impl Sce {
         let measure = move |block: &Block<'_>, sums: &mut [f64]| {
             let mut experts = block.experts.to_vec();
             self.apply(scene.of(block.place.tensor).settings, done, block.place, &mut experts);
-            experts.iter().zip(sums).for_each(|(x, sum)| *sum = kernel::dot(x, x));
+            experts.iter().zip(sums).for_each(|(x, sum)| *sum = kernel::squares(x));
         };
         Sums::new("energies", Form::TaskVectors, self.experts, Box::new(measure))
     }

@@ -18,9 +18,10 @@ impl Engine<'_> {
             let (counter, unhashed) = (&counter, &unhashed);
             move |job: &Job| {
                 let mut found: Vec<Vec<u64>> = Vec::with_capacity(job.tiles.len());
+                let runs = self.map_runs(works, job, counter)?;
                 for tile in &job.tiles {
                     let work = &works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut reader, counter, unhashed, Order::Natural)?;
+                    let spans = Spans::read(self, work, (tile, &runs), &mut reader, counter, unhashed, Order::Natural)?;
                     let size = self.plan.tensors[work.tensor].places[work.sources[0]].dtype.bytes();
                     let base = spans.bytes(work.sources[0]);
                     found.push(work.sources[1..].iter().map(|&s| unequal(base, spans.bytes(s), size)).collect());

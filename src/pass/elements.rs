@@ -20,6 +20,8 @@ pub struct Kept {
     scores: Vec<Vec<f32>>,
     /// Whether any task keeps the element.
     any: Vec<bool>,
+    /// Whether one task keeps the element.
+    own: Vec<bool>,
 }
 
 impl Elements {
@@ -33,18 +35,25 @@ impl Elements {
         kept.any.clear();
         kept.any.resize(base.len(), false);
         for (scores, &threshold) in kept.scores.iter().zip(&self.thresholds) {
-            kept.any.iter_mut().zip(scores).for_each(|(any, &s)| *any |= s > threshold);
+            kernel::mark_above(scores, threshold, &mut kept.any);
         }
     }
 
     /// Takes what is not kept out of the experts, which are in this form now.
-    pub fn prune(&self, kept: &Kept, form: Form, base: &[f32], experts: &mut [Vec<f32>]) {
-        for ((x, scores), &threshold) in experts.iter_mut().zip(&kept.scores).zip(&self.thresholds) {
-            for (i, x) in x.iter_mut().enumerate() {
-                let keeps = if self.shared { kept.any[i] } else { scores[i] > threshold };
-                if !keeps {
-                    *x = if form == Form::Weights { base[i] } else { 0.0 };
-                }
+    pub fn prune(&self, kept: &mut Kept, form: Form, base: &[f32], experts: &mut [Vec<f32>]) {
+        let Kept { scores, any, own } = kept;
+        for ((x, scores), &threshold) in experts.iter_mut().zip(scores).zip(&self.thresholds) {
+            let marked = if self.shared {
+                &*any
+            } else {
+                own.clear();
+                own.resize(x.len(), false);
+                kernel::mark_above(scores, threshold, own);
+                &*own
+            };
+            match form {
+                Form::Weights => kernel::replace_unmarked(marked, base, x),
+                Form::TaskVectors => kernel::clear_unmarked(marked, x),
             }
         }
     }
@@ -53,8 +62,6 @@ impl Elements {
 impl Kept {
     /// Gives elements that no task keeps the base's values.
     pub fn restore(&self, base: &[f32], out: &mut [f32]) {
-        for ((out, &base), &any) in out.iter_mut().zip(base).zip(&self.any) {
-            *out = if any { *out } else { base };
-        }
+        kernel::replace_unmarked(&self.any, base, out);
     }
 }

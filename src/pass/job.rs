@@ -152,28 +152,13 @@ fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item
 impl Engine<'_> {
     /// Brings a job's ranges into memory; runs on the reader's thread.
     pub(super) fn prepare(&self, works: &[Work], job: &Job) {
-        job.tiles.iter().for_each(|tile| self.prepare_tile(&works[tile.work], tile));
-    }
-
-    pub(super) fn prepare_tile(&self, work: &Work, tile: &Tile) {
-        let t = &self.plan.tensors[work.tensor];
-        for source in work.sources.iter().copied().chain(self.decode_base(work)) {
-            let place = &t.places[source];
-            if let Some(computed) = place.computed {
-                self.stages[computed.stage].prepare(computed.tensor, tile);
-                continue;
-            }
-            let ranges = match &place.coded {
-                None if place.rows.is_some() => self.gathered_ranges(tile.piece(work), source),
-                None => vec![range(self.plan, work, tile, source)],
-                Some(coded) => {
-                    let elements = tile.start..tile.start + tile.elements as u64;
-                    likely_range(coded, place.first_file, elements)
-                }
-            };
-            let adapter = place.adapter.as_deref().filter(|_| tile.start == 0);
-            let ranges = ranges.into_iter().chain(adapter.into_iter().flat_map(|a| a.ranges(t.elements)));
-            ranges.for_each(|(file, offset, bytes)| self.files.prepare(file, offset, bytes));
+        let mut ranges: Vec<_> = job.tiles.iter().flat_map(|tile| self.ranges(&works[tile.work], tile)).collect();
+        ranges.sort_unstable();
+        // Small tensors lie side by side: one call for all of them.
+        let touch = |a: &(usize, u64, usize), b: &(usize, u64, usize)| a.0 == b.0 && a.1 + a.2 as u64 == b.1;
+        for run in ranges.chunk_by(touch) {
+            let bytes = run.iter().map(|(.., bytes)| bytes).sum();
+            self.files.prepare(run[0].0, run[0].1, bytes);
         }
     }
 
@@ -183,6 +168,30 @@ impl Engine<'_> {
             None => self.files.path(place.file).to_owned(),
             Some(computed) => format!("stage {}", self.plan.fused[computed.stage].name).into(),
         }
+    }
+
+    /// What is read for a tile: file, offset, length.
+    pub(super) fn ranges(&self, work: &Work, tile: &Tile) -> Vec<(usize, u64, usize)> {
+        let t = &self.plan.tensors[work.tensor];
+        let mut all = Vec::with_capacity(work.sources.len());
+        for source in work.sources.iter().copied().chain(self.decode_base(work)) {
+            let place = &t.places[source];
+            if let Some(computed) = place.computed {
+                all.extend(self.stages[computed.stage].ranges(computed.tensor, tile));
+                continue;
+            }
+            match &place.coded {
+                None if place.rows.is_some() => all.extend(self.gathered_ranges(tile.piece(work), source)),
+                None => all.push(range(self.plan, work, tile, source)),
+                Some(coded) => {
+                    let elements = tile.start..tile.start + tile.elements as u64;
+                    all.extend(likely_range(coded, place.first_file, elements));
+                }
+            }
+            let adapter = place.adapter.as_deref().filter(|_| tile.start == 0);
+            all.extend(adapter.into_iter().flat_map(|a| a.ranges(t.elements)));
+        }
+        all
     }
 
     /// Announces a pass, runs it and measures it. `body` returns the bytes it read.

@@ -14,7 +14,6 @@ use crate::method::{self, Method};
 use crate::plan::{PlannedTensor, Taken};
 use crate::source::{Counter, Hashed, PieceHash};
 use crate::survey::Survey;
-use crate::tensor::Dtype;
 use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
@@ -142,8 +141,6 @@ pub struct How<'a> {
     pub method: &'a dyn Method,
     /// What the method's surveys found.
     pub done: &'a [Survey],
-    /// The sources whose values an earlier pass has found finite.
-    pub checked: &'a [bool],
 }
 
 /// What a merge pass is given besides the plan.
@@ -201,15 +198,17 @@ impl Engine<'_> {
                     bytes = vec![0; job.write_bytes];
                 }
                 let mut output = Output { bytes, ..Output::default() };
+                let runs = self.map_runs(merge.works, job, counter)?;
                 for tile in &job.tiles {
                     let work = &merge.works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut reader, counter, merge.hash, order)?;
+                    let spans = Spans::read(self, work, (tile, &runs), &mut reader, counter, merge.hash, order)?;
                     let made = self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output);
                     if made.is_err() && spans.is_permuted() {
                         // The error tells a place in another order: find it again in the tensor's own.
                         let none = vec![false; merge.hash.len()];
                         let mut reader = Reader::new(self);
-                        let spans = Spans::read(self, work, tile, &mut reader, counter, &none, Order::Natural)?;
+                        let spans =
+                            Spans::read(self, work, (tile, &runs), &mut reader, counter, &none, Order::Natural)?;
                         output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
                         self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output)?;
                     }
@@ -299,7 +298,7 @@ impl Engine<'_> {
         let mut change = Change::default();
         let merge_block = |block: &Range<usize>, out: &mut Vec<f32>| {
             let scratch = &mut **scratch.borrow_mut();
-            spans.load(block, form, with_base, how.checked, scratch)?;
+            spans.load(block, form, with_base, scratch)?;
             out.resize(block.len(), 0.0);
             let tile = method::Tile { place: spans.at(block), base: &scratch.base, experts: &mut scratch.experts };
             if let Some(masks) = &mut masks {
@@ -393,17 +392,14 @@ impl Engine<'_> {
         let mut out = Vec::with_capacity(BLOCK_ELEMENTS);
         for block in blocks(tile.elements, t.block_elements) {
             make(&block, &mut out)?;
-            if !self.plan.options.allow_non_finite
-                && let Some(at) = kernel::first_beyond(&out, limit)
-            {
+            let bytes = &mut bytes[block.start * size..block.end * size];
+            if !t.dtype.store(&mut out, bytes, limit) && !self.plan.options.allow_non_finite {
+                // The values are gone: they are made again to tell which one it was.
+                make(&block, &mut out)?;
+                let at = kernel::first_beyond(&out, limit).unwrap_or_default();
                 let index = tile.start + (block.start + at) as u64;
                 let dtype = t.dtype.to_string();
                 return Err(Error::Overflow { tensor: t.name.clone(), index, value: out[at], dtype });
-            }
-            let bytes = &mut bytes[block.start * size..block.end * size];
-            t.dtype.encode(&out, bytes);
-            if t.dtype != Dtype::F32 {
-                t.dtype.decode(bytes, &mut out);
             }
             show(&out);
         }

@@ -12,6 +12,7 @@ mod lossy;
 mod merge;
 mod pipeline;
 mod progress;
+mod runs;
 mod scratch;
 mod stage;
 mod stream;

@@ -4,6 +4,7 @@ use super::adapter::Adapters;
 use super::decode::{Decoder, Wanted};
 use super::elements::Kept;
 use super::job::{Tile, Work, range};
+use super::runs::Runs;
 use super::stage::Maker;
 use super::{Engine, Source, Stage};
 use crate::codec::Permutation;
@@ -95,7 +96,7 @@ impl<'a> Spans<'a> {
     pub fn read(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, runs): (&'a Tile, &'a Runs),
         reader: &'a mut Reader,
         counter: &Counter,
         hash: &[bool],
@@ -108,7 +109,7 @@ impl<'a> Spans<'a> {
             true => Self::decode_all,
             false => Self::read_all,
         };
-        let spans = read(engine, work, tile, &mut reader.buffers, counter, hash)?;
+        let spans = read(engine, work, (tile, runs), &mut reader.buffers, counter, hash)?;
         Ok(Self { adapters: Some(&reader.adapters), ..spans })
     }
 
@@ -116,7 +117,7 @@ impl<'a> Spans<'a> {
     fn read_all(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, runs): (&'a Tile, &'a Runs),
         buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
@@ -125,7 +126,7 @@ impl<'a> Spans<'a> {
         let Buffers { sources: buffers, raw, makers, .. } = buffers;
         for (&source, buffer) in work.sources.iter().zip(buffers) {
             let helpers = (&mut *raw, &mut **makers);
-            spans.push(Self::read_one(engine, (work, tile), source, buffer, helpers, counter, hash)?);
+            spans.push(Self::read_one(engine, (work, tile, runs), source, buffer, helpers, counter, hash)?);
         }
         Ok(Self { engine, work, tile, spans, order: None, adapters: None })
     }
@@ -134,7 +135,7 @@ impl<'a> Spans<'a> {
     /// file's bytes are hashed once each.
     fn read_one(
         engine: &'a Engine<'a>,
-        (work, tile): (&Work, &Tile),
+        (work, tile, runs): (&Work, &Tile, &'a Runs),
         source: Source,
         buffer: &'a mut Vec<u8>,
         (raw, makers): (&mut Vec<u8>, &mut [Maker]),
@@ -152,7 +153,10 @@ impl<'a> Spans<'a> {
             return Ok((Span::Read(buffer), 0));
         }
         let (file, offset, bytes) = range(engine.plan, work, tile, source);
-        let span = engine.files.span(file, offset, bytes, buffer, counter)?;
+        let span = match runs.bytes(file, offset, bytes) {
+            Some(mapped) => Span::Read(mapped),
+            None => engine.files.span(file, offset, bytes, buffer, counter)?,
+        };
         if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
             hashes[file].update(offset, &span);
         }
@@ -163,7 +167,7 @@ impl<'a> Spans<'a> {
     fn decode_all(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, runs): (&'a Tile, &'a Runs),
         buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
@@ -192,7 +196,7 @@ impl<'a> Spans<'a> {
                     continue;
                 }
                 let helpers = (&mut *raw, &mut **makers);
-                spans.push(Self::read_one(engine, (work, tile), source, buffer, helpers, counter, hash)?);
+                spans.push(Self::read_one(engine, (work, tile, runs), source, buffer, helpers, counter, hash)?);
                 continue;
             };
             let wanted =
@@ -215,7 +219,7 @@ impl<'a> Spans<'a> {
     fn decode_permuted(
         engine: &'a Engine<'a>,
         work: &'a Work,
-        tile: &'a Tile,
+        (tile, _): (&'a Tile, &'a Runs),
         buffers: &'a mut Buffers,
         counter: &Counter,
         hash: &[bool],
@@ -286,25 +290,17 @@ impl<'a> Spans<'a> {
         &span[skip * size..(skip + self.tile.elements) * size]
     }
 
-    /// Decodes one block of one source and checks it.
+    /// Decodes one block of one source. Fails at the first value that is not finite, unless that is allowed.
     pub fn decode(&self, source: Source, block: &Range<usize>, out: &mut Vec<f32>) -> Result<()> {
-        self.widen(source, block, out);
-        self.check(source, block, out)
-    }
-
-    fn widen(&self, source: Source, block: &Range<usize>, out: &mut Vec<f32>) {
         let place = self.place(source);
         let size = place.dtype.bytes();
         out.resize(block.len(), 0.0);
-        place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
+        let mut finite = place.dtype.decode(&self.bytes(source)[block.start * size..block.end * size], out);
         if let Some(adapters) = self.adapters.filter(|_| place.adapter.is_some()) {
             adapters.add(source, block, out);
+            finite = false;
         }
-    }
-
-    /// Fails at the first value of a decoded block that is not finite, unless that is allowed.
-    pub fn check(&self, source: Source, block: &Range<usize>, out: &[f32]) -> Result<()> {
-        if self.engine.plan.options.allow_non_finite {
+        if finite || self.engine.plan.options.allow_non_finite {
             return Ok(());
         }
         match kernel::first_non_finite(out) {
@@ -329,15 +325,8 @@ impl<'a> Spans<'a> {
     }
 
     /// Decodes one block of all experts in this form. The base is decoded first if the form or `with_base` needs it. An
-    /// expert that the work does not read gets a zero task vector. Experts marked in `checked` are not checked.
-    pub fn load(
-        &self,
-        block: &Range<usize>,
-        form: Form,
-        with_base: bool,
-        checked: &[bool],
-        scratch: &mut Scratch,
-    ) -> Result<()> {
+    /// expert that the work does not read gets a zero task vector.
+    pub fn load(&self, block: &Range<usize>, form: Form, with_base: bool, scratch: &mut Scratch) -> Result<()> {
         scratch.base.clear();
         let plan = self.engine.plan;
         let elements = self.engine.elements.as_ref();
@@ -347,10 +336,7 @@ impl<'a> Spans<'a> {
         for (source, x) in plan.experts().zip(&mut scratch.experts) {
             let read = self.work.sources.contains(&source);
             if read {
-                self.widen(source, block, x);
-                if !checked[source] {
-                    self.check(source, block, x)?;
-                }
+                self.decode(source, block, x)?;
             }
             match form {
                 _ if read => {}
@@ -370,7 +356,7 @@ impl<'a> Spans<'a> {
             taken.for_each(|(x, _)| kernel::delta(&scratch.base, x));
         }
         if let Some(elements) = elements {
-            elements.prune(&scratch.kept, form, &scratch.base, &mut scratch.experts);
+            elements.prune(&mut scratch.kept, form, &scratch.base, &mut scratch.experts);
         }
         Ok(())
     }

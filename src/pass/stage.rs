@@ -3,6 +3,7 @@
 use super::elements::Elements;
 use super::job::Tile;
 use super::merge::{Action, Copied, How};
+use super::runs::Runs;
 use super::scratch::{Order, Reader, Scratch, Spans};
 use super::{Engine, Work};
 use crate::error::Result;
@@ -17,8 +18,6 @@ pub struct Stage<'a> {
     works: Vec<Work>,
     actions: Vec<Action>,
     method: Box<dyn Method>,
-    /// The sources whose values an earlier pass has found finite.
-    checked: Vec<bool>,
 }
 
 /// One compute thread's means of making tiles of a stage's result.
@@ -34,10 +33,9 @@ impl<'a> Stage<'a> {
         elements: Option<Elements>,
         (works, actions): (Vec<Work>, Vec<Action>),
         method: Box<dyn Method>,
-        checked: Vec<bool>,
     ) -> Self {
         engine.elements = elements;
-        Self { engine, works, actions, method, checked }
+        Self { engine, works, actions, method }
     }
 
     /// Buffers for it.
@@ -45,10 +43,9 @@ impl<'a> Stage<'a> {
         Maker { reader: Reader::new(&self.engine), scratch: Scratch::new(self.engine.plan.expert_count()) }
     }
 
-    /// Brings what a tile of one of its tensors is made from into memory.
-    pub fn prepare(&self, tensor: usize, tile: &Tile) {
-        let around = self.around(tensor, tile);
-        self.engine.prepare_tile(&self.works[tensor], &around);
+    /// What is read to make a tile of one of its tensors: file, offset, length.
+    pub fn ranges(&self, tensor: usize, tile: &Tile) -> Vec<(usize, u64, usize)> {
+        self.engine.ranges(&self.works[tensor], &self.around(tensor, tile))
     }
 
     /// Makes the blocks around a tile of one of its tensors, as they would be stored. Returns how many elements of them lie
@@ -64,13 +61,14 @@ impl<'a> Stage<'a> {
         let Maker { reader, scratch } = maker;
         let (work, around) = (&self.works[tensor], self.around(tensor, tile));
         let hash = vec![hash; self.engine.plan.sources.len()];
-        let spans = Spans::read(&self.engine, work, &around, reader, counter, &hash, Order::Natural)?;
+        let runs = Runs::default();
+        let spans = Spans::read(&self.engine, work, (&around, &runs), reader, counter, &hash, Order::Natural)?;
         let t = &self.engine.plan.tensors[tensor];
         out.resize(around.elements * t.dtype.bytes(), 0);
         if self.actions[tensor].copied == Copied::Bytes {
             out.copy_from_slice(self.engine.copied_bytes(work, &around, &spans)?);
         } else {
-            let how = How { actions: &self.actions, method: self.method.as_ref(), done: &[], checked: &self.checked };
+            let how = How { actions: &self.actions, method: self.method.as_ref(), done: &[] };
             self.engine.make_values(how, &around, &spans, (scratch, None), out)?;
         }
         Ok((tile.start - around.start) as usize)

@@ -37,8 +37,6 @@ impl Engine<'_> {
     fn survey_once(&self, works: &[Work], statistic: &mut dyn Statistic, cut: Cut, hash: &[bool]) -> Result<PassRun> {
         let name = statistic.name();
         let form = statistic.form();
-        // A sum over weights is finite only if they are, so the sums tell; everything else is looked at.
-        let checked = vec![form == Form::Weights; self.plan.sources.len()];
         let counter = Counter::default();
         // The statistic observes from many threads, then folds on one: never both at once.
         let statistic = std::sync::RwLock::new(statistic);
@@ -46,27 +44,22 @@ impl Engine<'_> {
         let worker = |index: usize| {
             let mut scratch = Scratch::new(self.plan.expert_count());
             let mut reader = Reader::new(self);
-            let (counter, checked) = (&counter, &checked);
+            let counter = &counter;
             move |job: &Job| {
                 let mut sums = Vec::with_capacity(job.tiles.len());
+                let runs = self.map_runs(works, job, counter)?;
                 for tile in &job.tiles {
                     let work = &works[tile.work];
-                    let spans = Spans::read(self, work, tile, &mut reader, counter, hash, Order::Natural)?;
+                    let spans = Spans::read(self, work, (tile, &runs), &mut reader, counter, hash, Order::Natural)?;
                     let mut of_tile = Vec::new();
                     for block in blocks(tile.elements, cut.block(&self.plan.tensors[work.tensor])) {
-                        spans.load(&block, form, false, checked, &mut scratch)?;
-                        let seen = of_tile.len();
+                        spans.load(&block, form, false, &mut scratch)?;
                         let base = if form == Form::TaskVectors { &scratch.base[..] } else { &[] };
                         lock().observe(
                             index,
                             Block { place: spans.at(&block), base, experts: &scratch.experts },
                             &mut of_tile,
                         );
-                        if form == Form::Weights && !of_tile[seen..].iter().all(|s| s.is_finite()) {
-                            for (source, x) in self.plan.experts().zip(&scratch.experts) {
-                                spans.check(source, &block, x)?;
-                            }
-                        }
                     }
                     sums.push(of_tile);
                 }

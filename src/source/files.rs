@@ -3,6 +3,7 @@
 use super::checkpoint::open_regular;
 use super::mmap;
 use crate::error::{Error, Result};
+use crate::limits::MAP_MIN_BYTES;
 use crate::tensor::{Expected, Identity};
 use memmap2::Mmap;
 use std::fs::File;
@@ -66,7 +67,7 @@ impl Files {
         }
     }
 
-    /// The bytes of a range, counted in `counter`. `buffer` is used only where files are not mapped.
+    /// The bytes of a range, counted in `counter`. `buffer` is used where files are not mapped, and for small ranges.
     pub fn span<'a>(
         &'a self,
         file: usize,
@@ -77,11 +78,21 @@ impl Files {
     ) -> Result<Span<'a>> {
         counter.add(bytes as u64);
         let f = &self.files[file];
-        if self.io == Io::Mmap && bytes > 0 {
+        if self.io == Io::Mmap && bytes >= MAP_MIN_BYTES {
             return mmap::map(&f.file, &f.path, offset, bytes).map(Span::Mapped);
         }
         f.read(offset, bytes, buffer)?;
         Ok(Span::Read(buffer))
+    }
+
+    /// A map of a range, counted in `counter`; `None` where files are not mapped.
+    pub fn map(&self, file: usize, offset: u64, bytes: usize, counter: &Counter) -> Result<Option<Mapped>> {
+        if self.io != Io::Mmap {
+            return Ok(None);
+        }
+        counter.add(bytes as u64);
+        let f = &self.files[file];
+        mmap::map(&f.file, &f.path, offset, bytes).map(Some)
     }
 
     /// The bytes of a range, read into `buffer` however files are read: for ranges so small that a map would cost more.
@@ -182,6 +193,9 @@ fn raise_open_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
+
+/// A map of a range of a file.
+pub type Mapped = Mmap;
 
 /// Bytes of a file. Mapped pages are given back when it is dropped.
 #[derive(Debug)]

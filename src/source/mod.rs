@@ -20,7 +20,7 @@ const PLANTED: bool = cfg!(feature = "planted-faults");
 pub use adapter_config::Config as AdapterConfig;
 pub use checkpoint::{Links, check_link, header_of, open, open_expert, read_small, read_whole, split_adapter};
 pub use delta::{DeltaFile, chained, common_elements, histogram, is_delta, open_chain};
-pub use files::{Counter, Files, Io, Span};
+pub use files::{Counter, Files, Io, Mapped, Span};
 pub use header::{Header, parse_header};
 pub use index::parse_index;
 pub use piece_hash::{HashState, Hashed, PieceHash};

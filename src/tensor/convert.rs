@@ -32,27 +32,79 @@ pub fn f32_to_f64(values: &[f32], bytes: &mut [u8]) {
     }
 }
 
-pub fn f32_to_f32(bytes: &[u8], out: &mut [f32]) {
-    for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *o = f32::from_le_bytes(*b);
-    }
+/// Bits of the largest magnitude: they order as magnitudes do, with infinity and then NaN above all finite ones.
+pub fn largest(values: &[f32]) -> u32 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || values.iter().fold(0, |m, &v| m.max(magnitude(v))),
+    )
 }
 
-pub fn f32_to_bytes(values: &[f32], bytes: &mut [u8]) {
-    for (b, &v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-        *b = v.to_le_bytes();
-    }
+#[inline(always)]
+fn magnitude(v: f32) -> u32 {
+    v.to_bits() & 0x7fff_ffff
 }
 
-pub fn bf16_to_f32(bytes: &[u8], out: &mut [f32]) {
+/// Returns what [`largest`] returns for `out`.
+pub fn f32_to_f32(bytes: &[u8], out: &mut [f32]) -> u32 {
     Arch::new().dispatch(
         #[inline(always)]
         || {
+            let mut largest = 0;
+            for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *o = f32::from_le_bytes(*b);
+                largest = largest.max(magnitude(*o));
+            }
+            largest
+        },
+    )
+}
+
+/// Returns what [`largest`] returns for `values`.
+pub fn f32_to_bytes(values: &[f32], bytes: &mut [u8]) -> u32 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut largest = 0;
+            for (b, &v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                *b = v.to_le_bytes();
+                largest = largest.max(magnitude(v));
+            }
+            largest
+        },
+    )
+}
+
+/// Returns what [`largest`] returns for `out`.
+pub fn bf16_to_f32(bytes: &[u8], out: &mut [f32]) -> u32 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut largest = 0;
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                 *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                largest = largest.max(magnitude(*o));
             }
+            largest
         },
-    );
+    )
+}
+
+/// Rounds and leaves the rounded values in `values`; returns what [`largest`] returned for them before.
+pub fn round_to_bf16(values: &mut [f32], bytes: &mut [u8]) -> u32 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut largest = 0;
+            for (b, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                largest = largest.max(magnitude(*v));
+                let rounded = round_bf16(*v);
+                *b = rounded.to_le_bytes();
+                *v = f32::from_bits(u32::from(rounded) << 16);
+            }
+            largest
+        },
+    )
 }
 
 pub fn f32_to_bf16(values: &[f32], bytes: &mut [u8]) {

@@ -101,20 +101,27 @@ impl Dtype {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2)
     }
 
-    /// Widens `bytes` to `f32`: exactly for every float dtype but F64, which is rounded to nearest, ties to even.
+    /// Widens `bytes` to `f32`: exactly for every float dtype but F64, which is rounded to nearest, ties to even. Tells
+    /// whether all values are finite.
     ///
     /// `bytes` holds `out.len()` little-endian elements. Panics for dtypes that are not float.
-    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) -> bool {
         assert_eq!(bytes.len(), out.len() * self.bytes());
-        match self {
-            Self::F64 => convert::f64_to_f32(bytes, out),
+        let largest = match self {
             Self::F32 => convert::f32_to_f32(bytes, out),
-            Self::F16 => convert::f16_to_f32(bytes, out),
             Self::BF16 => convert::bf16_to_f32(bytes, out),
-            Self::F8E4M3 => convert::f8_to_f32(convert::E4M3, bytes, out),
-            Self::F8E5M2 => convert::f8_to_f32(convert::E5M2, bytes, out),
-            _ => panic!("{self} is copied, never decoded"),
-        }
+            _ => {
+                match self {
+                    Self::F64 => convert::f64_to_f32(bytes, out),
+                    Self::F16 => convert::f16_to_f32(bytes, out),
+                    Self::F8E4M3 => convert::f8_to_f32(convert::E4M3, bytes, out),
+                    Self::F8E5M2 => convert::f8_to_f32(convert::E5M2, bytes, out),
+                    _ => panic!("{self} is copied, never decoded"),
+                }
+                convert::largest(out)
+            }
+        };
+        largest < f32::INFINITY.to_bits()
     }
 
     /// Rounds `values` to this dtype, to nearest, ties to even; NaN stays NaN.
@@ -124,13 +131,31 @@ impl Dtype {
         assert_eq!(bytes.len(), values.len() * self.bytes());
         match self {
             Self::F64 => convert::f32_to_f64(values, bytes),
-            Self::F32 => convert::f32_to_bytes(values, bytes),
+            Self::F32 => {
+                convert::f32_to_bytes(values, bytes);
+            }
             Self::F16 => convert::f32_to_f16(values, bytes),
             Self::BF16 => convert::f32_to_bf16(values, bytes),
             Self::F8E4M3 => convert::f32_to_f8(convert::E4M3, values, bytes),
             Self::F8E5M2 => convert::f32_to_f8(convert::E5M2, values, bytes),
             _ => panic!("{self} is copied, never encoded"),
         }
+    }
+
+    /// Encodes `values`, which become what was stored. Tells whether their magnitudes were all at most `limit` before.
+    pub fn store(self, values: &mut [f32], bytes: &mut [u8], limit: f32) -> bool {
+        assert_eq!(bytes.len(), values.len() * self.bytes());
+        let largest = match self {
+            Self::F32 => convert::f32_to_bytes(values, bytes),
+            Self::BF16 => convert::round_to_bf16(values, bytes),
+            _ => {
+                let largest = convert::largest(values);
+                self.encode(values, bytes);
+                self.decode(bytes, values);
+                largest
+            }
+        };
+        largest <= limit.to_bits()
     }
 
     /// The largest magnitude that does not round to infinity (or, for F8_E4M3, to NaN).
