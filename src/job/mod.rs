@@ -173,9 +173,9 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     let aside = run.delta.filter(|_| plan.writes_delta());
     let aside = aside.map(|path| StagedFile::begin(path, run.existing, run.unfinished, &inputs)).transpose()?;
     let mut record = None;
-    match fill(plan, run, &staging, aside.as_ref(), &mut record, (stages, start)) {
+    let filled = fill(plan, run, &staging, aside.as_ref(), &mut record, (stages, start));
+    match filled.and_then(|report| record.as_mut().map_or(Ok(()), Record::finish).map(|()| report)) {
         Ok(report) => {
-            record.map(Record::finish).transpose()?;
             staging.publish()?;
             aside.map(StagedFile::publish).transpose()?;
             tracing::info!("published {}", out.display());
