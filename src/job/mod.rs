@@ -184,7 +184,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
         Err(problem) if problem.can_resume() && record.as_ref().is_some_and(|r| r.has_lines) => {
             let path = staging.folder().to_owned();
             staging.keep();
-            aside.map(StagedFile::keep);
+            aside.into_iter().for_each(StagedFile::keep);
             Err(Error::Unfinished { path, problem: Box::new(problem) })
         }
         Err(problem) => Err(problem),
