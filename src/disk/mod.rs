@@ -112,7 +112,7 @@ impl File {
     /// What tells it from a changed file: inode, length, times of the last change of content and of state.
     pub fn identity(&self) -> Result<[i64; 6]> {
         let m = self.file.metadata().map_err(Error::io(&self.path, "read the state"))?;
-        Ok([m.ino() as i64, m.len() as i64, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
+        Ok([m.ino().cast_signed(), m.len().cast_signed(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
     }
 
     /// Waits until content and length are on the disk.

@@ -251,9 +251,9 @@ pub fn apply(base: &str, delta: &Path, out: &Path, run: &ApplyRun<'_>) -> Result
     let inputs: Vec<&Path> = opened.paths.iter().map(|(p, _)| p.as_path()).collect();
     let staging = Staging::begin(out, &opened.leaf().metadata.result_root, run.existing, run.unfinished, &inputs)?;
     let mut record = Record::open(opened.leaf(), &files, &staging, run)?;
-    match opened.restore((&files, &stream, &counter), &restored, &staging, &mut record, run) {
+    let made = opened.restore((&files, &stream, &counter), &restored, &staging, &mut record, run);
+    match made.and_then(|made| record.finish().map(|()| made)) {
         Ok((read, written)) => {
-            record.finish()?;
             staging.publish()?;
             Ok(restored.report(counter.get() + read, written, start))
         }

@@ -200,9 +200,9 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     let run = &Run { journal: run.journal.filter(|_| masks.is_none()), ..*run };
     let mut record = None;
     let parts = Parts { staging: &staging, aside: aside.as_ref(), masks: masks.as_ref() };
-    match fill(plan, run, parts, &mut record, (stages, start)) {
+    let filled = fill(plan, run, parts, &mut record, (stages, start));
+    match filled.and_then(|report| record.as_mut().map_or(Ok(()), Record::finish).map(|()| report)) {
         Ok(report) => {
-            record.map(Record::finish).transpose()?;
             staging.publish()?;
             aside.into_iter().chain(masks).try_for_each(StagedFile::publish)?;
             tracing::info!("published {}", out.display());
@@ -211,7 +211,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
         Err(problem) if problem.can_resume() && record.as_ref().is_some_and(|r| r.has_lines) => {
             let path = staging.folder().to_owned();
             staging.keep();
-            aside.map(StagedFile::keep);
+            aside.into_iter().for_each(StagedFile::keep);
             Err(Error::Unfinished { path, problem: Box::new(problem) })
         }
         Err(problem) => Err(problem),

@@ -136,7 +136,7 @@ fn template(plan: &Plan, links: Links) -> Option<String> {
 
 /// Fails if the file system of `out` has too little space.
 pub fn check_disk(plan: &Plan, out: &Path, links: Links) -> Result<()> {
-    let (needed, free) = (disk_bytes(plan, links)?, free_bytes(out)?);
+    let (needed, free) = (disk_bytes(plan, links)?, Bytes(free_bytes(out)?.0 + Staging::left_bytes(out)));
     if needed > free {
         return Err(Error::NoSpace { path: out.to_owned(), needed, free });
     }

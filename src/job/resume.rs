@@ -231,7 +231,7 @@ impl Record {
     }
 
     /// Removes the journal: everything is whole.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         self.journal.remove()
     }
 

@@ -112,8 +112,8 @@ impl Record {
     }
 
     /// Removes the journal: everything is whole.
-    pub fn finish(self) -> Result<()> {
-        self.journal.map_or(Ok(()), Journal::remove)
+    pub fn finish(&mut self) -> Result<()> {
+        self.journal.as_mut().map_or(Ok(()), Journal::remove)
     }
 }
 

@@ -19,6 +19,7 @@ const NAME: &str = ".journal";
 pub struct Journal {
     path: PathBuf,
     every: Duration,
+    begun: Instant,
     last: Instant,
     /// Whether a line is on its way.
     under_way: bool,
@@ -81,7 +82,8 @@ impl Journal {
         let thread = std::thread::Builder::new().name("journal".into()).spawn(work);
         let thread = thread.map_err(Error::io(&path, "start a thread for"))?;
         let (request, thread) = (Some(request), Some(thread));
-        Ok(Self { path, every, last: Instant::now(), under_way: false, done, request, thread })
+        let begun = Instant::now();
+        Ok(Self { path, every, begun, last: begun, under_way: false, done, request, thread })
     }
 
     /// Whether it is time for a line.
@@ -91,7 +93,9 @@ impl Journal {
             // A thread that ended early tells why at the next line.
             self.under_way = !done && self.thread.as_ref().is_some_and(|t| !t.is_finished());
         }
-        !self.under_way && self.last.elapsed() >= self.every
+        // A long run notes less often: a hundredth of its time may be lost, and the journal stays short.
+        let pause = if self.every.is_zero() { self.every } else { self.every.max(self.begun.elapsed() / 100) };
+        !self.under_way && self.last.elapsed() >= pause
     }
 
     /// Adds a line once `files` are on the disk. It must be due.
@@ -119,7 +123,7 @@ impl Journal {
     }
 
     /// Ends it and removes it: what it tells of is whole.
-    pub fn remove(mut self) -> Result<()> {
+    pub fn remove(&mut self) -> Result<()> {
         self.close()?;
         disk::remove_file(&self.path)
     }

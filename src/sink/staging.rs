@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::tensor::Bytes;
 use rustix::fs::statvfs;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What to do with an output that is already there.
@@ -90,6 +91,17 @@ impl Staging {
     /// Leaves the folder for a later run to go on with.
     pub fn keep(mut self) {
         self.stays = true;
+    }
+
+    /// Bytes on the disk that earlier runs on `out` have left; they will be taken up or removed.
+    pub fn left_bytes(out: &Path) -> u64 {
+        let Ok(out) = absolute(out) else { return 0 };
+        let prefix = format!(".{}.part-", out.file_name().unwrap_or_default().to_string_lossy());
+        let folder = |e: &fs::DirEntry| e.file_name().to_string_lossy().starts_with(&prefix);
+        let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+        let left = list(out.parent().unwrap_or(Path::new("/"))).filter(folder);
+        let bytes = |e: fs::DirEntry| e.metadata().map_or(0, |m| m.blocks() * 512);
+        left.flat_map(|e| list(&e.path())).map(bytes).sum()
     }
 
     /// Fails if `out` is there and may not be replaced.
@@ -357,7 +369,6 @@ fn lock(path: &Path, out: &Path) -> Result<File> {
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     match (file.metadata(), fs::metadata(path)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,

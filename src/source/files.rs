@@ -113,7 +113,7 @@ impl Files {
     pub fn identities(&self) -> Vec<[i64; 6]> {
         let of = |i: &Identity| {
             let ((a, b), (c, d)) = (i.modified, i.changed);
-            [i.inode as i64, i.bytes as i64, a, b, c, d]
+            [i.inode.cast_signed(), i.bytes.cast_signed(), a, b, c, d]
         };
         self.files.iter().map(|f| of(&f.opened_as)).collect()
     }

@@ -113,7 +113,8 @@ impl PieceHash {
     /// Adds a piece, in one step, so that what is covered is always what is known. `false` if a part of it is there already.
     fn insert(&self, hashed: Hashed) -> bool {
         let mut state = self.lock();
-        if state.gaps(hashed.start, hashed.end) != [hashed.start..hashed.end] {
+        let whole = hashed.start..hashed.end;
+        if state.gaps(hashed.start, hashed.end).first() != Some(&whole) {
             return false;
         }
         state.cover(hashed.start, hashed.end);
@@ -296,7 +297,8 @@ impl State {
 }
 
 fn hex(data: &[u8]) -> String {
-    data.iter().map(|b| format!("{b:02x}")).collect()
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or_default();
+    data.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
