@@ -219,7 +219,7 @@ const ROWS: &[Row] = &[
         0,
         LEAVES,
     ),
-    row("a side file linked from elsewhere", |b| b.link("/etc/hostname", "in/base/vocab.txt"), 66, 0, LEAVES),
+    row("a side file linked from elsewhere", |b| b.link("../../else/config.json", "in/base/vocab.txt"), 66, 0, LEAVES),
     row("the cache's own links", |b| cached(b, "../../blobs/w"), 0, 0, ""),
     row(
         "a cached model with a link into another one",
@@ -331,7 +331,7 @@ fn names_that_would_drive_the_terminal_are_escaped_in_every_command() {
         vec!["inspect", "in/nothing\u{1b}]0;title\u{7}"],
         vec!["merge", "in/\u{1b}[2J.yml", "out"],
         vec!["verify", "in/\u{1b}[2J"],
-        vec!["diff", "in/base", name, "x\u{9b}31m.tvd"],
+        vec!["diff", "in/base", name, "-o", "x\u{9b}31m.tvd"],
         vec!["merge", "--method", "linear", "--model", "in/base=1", "--model", "plain=1", "out"],
     ] {
         let mut command = Command::cargo_bin("taskvec").unwrap();

@@ -232,9 +232,9 @@ pub fn links(recipe: &RecipeArgs) -> Links {
 
 fn show_plan(plan: &StagedPlan, out: Option<&Path>, links: Links) -> Outcome {
     for PlannedStage { name, plan, how } in &plan.before {
-        print::out(format_args!("stage     {name}\nresult    {how}\n{plan}\n"))?;
+        print::out(format_args!("stage     {name}\nresult    {how}\n{}\n", print::plain(plan)))?;
     }
-    print::out(&plan.last)?;
+    print::out(print::plain(&plan.last))?;
     let free = free_bytes(out.unwrap_or(Path::new(".")))?;
     print::out(format_args!("disk      needs {}, {free} free", plan.disk_bytes(links)?))
 }

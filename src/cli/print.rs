@@ -16,15 +16,18 @@ pub fn out(text: impl Display) -> Result<()> {
 
 /// A line for the person who watches.
 pub fn note(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(text));
+}
+
+/// The text without what would drive the terminal.
+pub fn plain(text: impl Display) -> String {
+    text.to_string().split('\n').map(escape).collect::<Vec<_>>().join("\n")
 }
 
 /// The message of a failed run.
 pub fn error(error: &Error) {
-    let message = error.to_string();
-    let lines: Vec<String> = message.lines().map(escape).collect();
     let (start, end) = if colours(&std::io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    note(format_args!("{start}error{end}: {}", lines.join("\n")));
+    let _ = writeln!(std::io::stderr().lock(), "{start}error{end}: {}", plain(error));
 }
 
 /// Whether this stream shows colours.
