@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use taskvec::job::{self, Account};
 use taskvec::pass::Stop;
 use taskvec::report::{Beside, Comparison, escape, merge_page};
-use taskvec::source::is_delta;
 use taskvec::{Error, Result};
 
 #[derive(Debug, Args)]
@@ -104,9 +103,7 @@ fn read_inputs(account: &Account, args: &ReportArgs, common: &Common, stop: &Sto
 fn unchanged(input: &taskvec::report::Input) -> Outcome {
     let path = Path::new(&input.path);
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    // The deltas below a delta file may lie anywhere; it knows them by their hashes.
-    let own = |name: &str| !is_delta(path) || path.file_name().is_some_and(|n| n == name);
-    for file in input.files.iter().filter(|f| own(&f.name)) {
+    for file in &input.files {
         let place = folder.join(&file.name);
         let places = std::iter::once(place.clone()).chain(input.adapter.iter().map(|a| Path::new(a).join(&file.name)));
         let length = |p: PathBuf| std::fs::metadata(p).ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
