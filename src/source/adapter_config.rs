@@ -152,19 +152,15 @@ fn patterns<T>(
         number(value).ok_or_else(|| format!("`{key}`: `{name}` is {value}; expected a number"))
     };
     let values = map.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?;
-    let names: Vec<String> = map.keys().map(|name| format!(r"^(?:.*\.)?(?:{name})$")).collect();
-    match compile(&names) {
+    // One limit for all, and no look at each: some thousand of them may be large.
+    let names = map.keys().map(|name| format!(r"^(?:.*\.)?(?:{name})$"));
+    match RegexSetBuilder::new(names).size_limit(ADAPTER_PATTERNS_BYTES).build() {
         Ok(names) => Ok(Patterns { names, values }),
-        Err(together) => Err(match map.keys().zip(&names).find_map(|(k, n)| Some((k, compile([n]).err()?))) {
-            Some((name, e)) => format!("`{key}`: `{name}` is not an expression that taskvec reads: {e}"),
-            None => format!("`{key}`: its expressions are too large together: {together}"),
-        }),
+        Err(e @ regex::Error::CompiledTooBig(_)) => {
+            Err(format!("`{key}`: its expressions are too large together: {e}"))
+        }
+        Err(e) => Err(format!("`{key}` holds what is not an expression that taskvec reads: {e}")),
     }
-}
-
-/// All expressions at once: the limit holds for what they take together.
-fn compile(names: impl IntoIterator<Item = impl AsRef<str>>) -> std::result::Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(names).size_limit(ADAPTER_PATTERNS_BYTES).build()
 }
 
 #[cfg(test)]
