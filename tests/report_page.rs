@@ -150,7 +150,7 @@ fn a_page_has_a_row_for_every_layer_and_tensor_and_a_cell_for_every_task() {
 fn infect(value: &mut Value, text: &str) {
     match value {
         Value::String(s) if !["merged", "pruned", "base", "expert"].contains(&s.as_str()) => {
-            *s = format!("{text}{s}{text}")
+            *s = format!("{text}{s}{text}");
         }
         Value::Array(list) => list.iter_mut().for_each(|v| infect(v, text)),
         Value::Object(map) => map.values_mut().for_each(|v| infect(v, text)),
