@@ -54,7 +54,7 @@ fn a_file_of_coefficients_that_does_not_fit_the_merge_is_refused() {
     refused(&format!("{top}{COEFFICIENTS}"), "{layers: {blocks.0.v: [1, 1]}}", 2, "did you mean `blocks.0.w`");
     refused(&format!("{top}{COEFFICIENTS}"), "{layers: {blocks.0.w: [1, 1]}}", 2, "no value for tensor `norm`");
     refused(&format!("{top}{COEFFICIENTS}parameters: {{weight: 1}}\n"), FILE, 2, "the recipe has weights too");
-    refused(&format!("{top}{COEFFICIENTS}").replace("c.json", "d.json"), FILE, 66, "d.json: the coefficients");
+    refused(&format!("{top}{COEFFICIENTS}").replace("c.json", "d.json"), FILE, 66, "d.json: no such file");
     let karcher = COEFFICIENTS.replace("coefficients", "merge_method: karcher\ncoefficients");
     refused(&karcher, FILE, 2, "`karcher` has no weights");
 }

@@ -126,7 +126,9 @@ pub fn tokenizer(json: &[u8]) -> Outcome {
     let mut file = TokenizerFile::parse("m".into(), json).map_err(|e| message(&e))?;
     let ids: BTreeSet<u64> = file.ids.values().copied().collect();
     assert_eq!(ids.len(), file.ids.len(), "two tokens have one id");
-    assert!(!ids.contains(&file.next_id()) || file.added.is_empty(), "the next id is taken");
+    // Where ids have gaps, no token is added.
+    let whole = ids.iter().copied().eq(0..ids.len() as u64);
+    assert!(!whole || !ids.contains(&file.next_id()), "the next id is taken");
     assert_eq!(file.in_order().len(), ids.len());
     file.drop_from(3);
     assert!(file.ids.values().all(|id| *id < 3));

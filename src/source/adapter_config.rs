@@ -213,7 +213,7 @@ mod tests {
             r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1e300}"#,
             r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"(": 1}}"#,
             r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"q": 1.5}}"#,
-            r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"(a{1000}){1000}": 1}}"#,
+            r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 1, "rank_pattern": {"((a{1000}){1000}){9}": 1}}"#,
         ] {
             assert_eq!(parse(json).unwrap_err().exit_code(), 65, "{json}");
         }

@@ -145,6 +145,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 check_name(&name).map_err(A::Error::custom)?;
                 let tensor = map.next_value_seed(TensorSeed(name))?;
                 self.0.take(ENTRY_BYTES + tensor.name.len() + size_of_val(tensor.shape.as_slice()))?;
+                if tensors.len() == tensors.capacity() {
+                    // Doubling would take more than is counted.
+                    tensors.reserve_exact(tensors.len() / 4 + 64);
+                }
                 tensors.push(tensor);
             }
         }
