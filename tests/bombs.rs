@@ -92,6 +92,13 @@ fn a_header_of_100_mb_of_tiny_entries_is_refused() {
 }
 
 #[test]
+fn a_million_names_are_a_table_of_ten_differences_and_a_count() {
+    let bench = Bench::new();
+    bench.header(&entries(1_000_000, |i| format!("layers.{i}.weight")), 0);
+    bench.refused(65, &["model.embed_tokens.weight", "and 999991 more"]);
+}
+
+#[test]
 fn a_name_of_100_mb_and_a_header_that_is_longer_are_refused() {
     let bench = Bench::new();
     bench.header(&entries(1, |_| "n".repeat(99_000_000)), 0);

@@ -76,17 +76,16 @@ pub struct Settings {
     depth: f64,
 }
 
-impl PartialEq for Settings {
-    fn eq(&self, other: &Self) -> bool {
-        self.values == other.values && self.depth == other.depth
-    }
-}
-
 impl Settings {
     /// `values[i]` belongs to `parameters[i]`: one value, or one per expert. The tensor stands at `depth`, 0 to 1.
     pub fn new(parameters: &'static [Parameter], values: Vec<Vec<f64>>, depth: f64) -> Self {
         assert_eq!(parameters.len(), values.len());
         Self { parameters, values, depth }
+    }
+
+    /// The bits of all values: equal only where everything is.
+    pub fn bits(&self) -> Vec<u64> {
+        self.values.iter().flatten().chain([&self.depth]).map(|v| v.to_bits()).collect()
     }
 
     /// Where the tensor stands in its stack of blocks: 0 in the first and outside stacks, 1 in the last.

@@ -10,19 +10,19 @@ use std::fmt::Write;
 
 /// The output's tensors: every row must be in every source, alike in shape. Embeddings and heads get the rows of `vocabulary`.
 pub fn align(
-    rows: &[Row],
+    rows: &[Row<'_>],
     labels: &[String],
     models: &Models<'_>,
     dtype: Option<Dtype>,
     vocabulary: Option<&Vocabulary>,
 ) -> Result<Vec<PlannedTensor>> {
     let differences = differences(rows, labels, models, vocabulary.is_some());
-    if !differences.is_empty() {
+    if differences.count > 0 {
         return Err(mismatch(&differences));
     }
     let first_file: Vec<usize> =
         models.inventories.iter().scan(0, |next, i| Some(std::mem::replace(next, *next + i.files.len()))).collect();
-    let planned = |row: &Row| {
+    let planned = |row: &Row<'_>| {
         let vocabulary = vocabulary.filter(|_| is_vocabulary(&row.name));
         let place = |(source, cell): (usize, &Cell)| {
             let (e, first_file) = (entry(models, cell), first_file[cell.model]);
@@ -40,7 +40,7 @@ pub fn align(
             *rows = v.rows;
         }
         Ok(PlannedTensor {
-            name: row.name.clone(),
+            name: row.name.to_string(),
             elements: shape.iter().product(),
             shape,
             layer: None,
@@ -71,7 +71,7 @@ fn entry<'a>(models: &Models<'a>, cell: &Cell) -> &'a Entry {
 fn gathered(
     vocabulary: &Vocabulary,
     source: usize,
-    row: &Row,
+    row: &Row<'_>,
     e: &Entry,
     inventory: &Inventory,
 ) -> Result<Option<Rows>> {
@@ -121,32 +121,42 @@ pub fn vocabulary_rows(inventory: &Inventory) -> Result<u64> {
     found.map(|(_, rows)| rows).ok_or_else(none)
 }
 
-fn differences(rows: &[Row], labels: &[String], models: &Models<'_>, any_rows: bool) -> Vec<[String; 4]> {
-    let mut found = Vec::new();
+/// What does not meet: the first of it, and how much there is in all.
+struct Differences {
+    /// Tensor, model, expected, got.
+    first: Vec<[String; 4]>,
+    count: usize,
+    /// Whether all are vocabularies of other size.
+    only_vocabularies: bool,
+}
+
+fn differences(rows: &[Row<'_>], labels: &[String], models: &Models<'_>, any_rows: bool) -> Differences {
+    let mut found = Differences { first: Vec::new(), count: 0, only_vocabularies: true };
     for (source, label) in labels.iter().enumerate().skip(1) {
         for row in rows {
-            let tell = |expected: String, got: String| [row.name.clone(), label.clone(), expected, got];
             let [a, b] = [0, source].map(|s| row.cells[s].as_ref().map(|c| entry(models, c)));
-            let (a, b) = match (a, b) {
-                (None, None) => continue,
-                (None, Some(b)) => {
-                    found.push(tell(format!("not in {}", labels[0]), format!("{} {:?}", b.dtype, b.shape)));
-                    continue;
-                }
-                (Some(a), None) => {
-                    found.push(tell(format!("{} {:?}", a.dtype, a.shape), "missing".into()));
-                    continue;
-                }
-                (Some(a), Some(b)) => (a, b),
-            };
-            if !alike(a, b, any_rows) {
-                found.push(tell(format!("{:?}", a.shape), format!("{:?}", b.shape)));
-            } else if a.dtype != b.dtype && !(a.dtype.is_float() && b.dtype.is_float()) {
-                found.push(tell(a.dtype.to_string(), b.dtype.to_string()));
+            let Some([expected, got]) = difference(a, b, &labels[0], any_rows) else { continue };
+            found.count += 1;
+            found.only_vocabularies &= is_vocabulary(&row.name) && expected.starts_with('[') && got.starts_with('[');
+            if found.first.len() < DIFFERENCES_SHOWN {
+                found.first.push([row.name.to_string(), label.clone(), expected, got]);
             }
         }
     }
     found
+}
+
+/// Expected and got, where a tensor of the first source and one of another do not meet.
+fn difference(a: Option<&Entry>, b: Option<&Entry>, first: &str, any_rows: bool) -> Option<[String; 2]> {
+    let whole = |e: &Entry| format!("{} {:?}", e.dtype, e.shape);
+    match (a, b) {
+        (None, None) => None,
+        (None, Some(b)) => Some([format!("not in {first}"), whole(b)]),
+        (Some(a), None) => Some([whole(a), "missing".into()]),
+        (Some(a), Some(b)) if !alike(a, b, any_rows) => Some([format!("{:?}", a.shape), format!("{:?}", b.shape)]),
+        (Some(a), Some(b)) if a.dtype == b.dtype || a.dtype.is_float() && b.dtype.is_float() => None,
+        (Some(a), Some(b)) => Some([a.dtype.to_string(), b.dtype.to_string()]),
+    }
 }
 
 /// Whether two tensors have one shape, but for the rows of vocabularies if these do not matter.
@@ -155,9 +165,9 @@ fn alike(a: &Entry, b: &Entry, any_rows: bool) -> bool {
     a.shape.len() == b.shape.len() && a.shape[skip..] == b.shape[skip..]
 }
 
-fn mismatch(rows: &[[String; 4]]) -> Error {
+fn mismatch(differences: &Differences) -> Error {
     let header = ["tensor", "model", "expected", "got"].map(String::from);
-    let shown: Vec<&[String; 4]> = std::iter::once(&header).chain(rows.iter().take(DIFFERENCES_SHOWN)).collect();
+    let shown: Vec<&[String; 4]> = std::iter::once(&header).chain(&differences.first).collect();
     let width = |c: usize| shown.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
     let mut table = String::new();
     for row in &shown {
@@ -166,13 +176,10 @@ fn mismatch(rows: &[[String; 4]]) -> Error {
         let _ = write!(table, "  {:<1$}", row[2], width(2));
         let _ = writeln!(table, "  {}", row[3]);
     }
-    if rows.len() > DIFFERENCES_SHOWN {
-        let _ = writeln!(table, "  and {} more", rows.len() - DIFFERENCES_SHOWN);
+    if differences.count > DIFFERENCES_SHOWN {
+        let _ = writeln!(table, "  and {} more", differences.count - DIFFERENCES_SHOWN);
     }
-    let of_vocabularies = |[name, _, expected, got]: &[String; 4]| {
-        is_vocabulary(name) && expected.starts_with('[') && got.starts_with('[')
-    };
-    let cause = if rows.iter().all(of_vocabularies) {
+    let cause = if differences.only_vocabularies {
         "The models have vocabularies of other size. Write `tokenizer_source: base` to keep the base's tokens, or \
          `tokenizer_source: union` to keep the tokens of all models."
     } else {
@@ -182,7 +189,7 @@ fn mismatch(rows: &[[String; 4]]) -> Error {
     let hint = format!(
         "{cause} Tensors that need not be merged can be copied: write `exclude: [\"{0}\"]` to take the first model's, or \
          `copy_from: [{{filter: \"{0}\", model: MODEL}}]`.",
-        rows[0][0]
+        differences.first[0][0]
     );
     Error::Mismatch { table: table.trim_end().to_owned(), hint }
 }

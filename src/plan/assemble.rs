@@ -8,14 +8,15 @@ use super::stack::{Stack, heights, is_before_layers};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, Slice, same_path};
 use crate::tensor::Inventory;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A tensor of the output and where it comes from.
 #[derive(Debug)]
-pub struct Row {
+pub struct Row<'a> {
     /// Its name in the output.
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// Index into [`Recipe::modules`].
     pub module: usize,
     /// Index into the module's slices.
@@ -59,14 +60,14 @@ pub struct Restack {
 
 /// The output's tensors.
 #[derive(Debug, Default)]
-pub struct Assembly {
+pub struct Assembly<'a> {
     /// In the output's order.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Row<'a>>,
     /// The stacks that change.
     pub restacked: Vec<Restack>,
 }
 
-impl Assembly {
+impl Assembly<'_> {
     /// Notes a stack whose layers are not those of the reference.
     fn restack(&mut self, stack: &str, layers: Vec<u32>, reference: &BTreeMap<&str, u32>) {
         let height = reference.get(stack).copied().unwrap_or_default();
@@ -101,6 +102,10 @@ impl<'a> Models<'a> {
         found.expect("every model of the recipe is among its references")
     }
 
+    fn has(&self, model: usize, name: &str) -> bool {
+        self.by_name[model].contains_key(name)
+    }
+
     fn heights(&self, model: usize) -> BTreeMap<&'a str, u32> {
         heights(self.inventories[model].tensors.iter().map(|t| t.name.as_str()))
     }
@@ -111,15 +116,18 @@ impl<'a> Models<'a> {
         let names = &self.by_name[model];
         let found = names.get(name).copied().or_else(|| {
             let tied = self.inventories[model].tied && name.ends_with("lm_head.weight");
-            let embeds = |n: &str| n.ends_with("embed_tokens.weight") || n.ends_with("wte.weight");
-            names.iter().find(|(n, _)| tied && embeds(n)).map(|(_, &t)| t)
+            tied.then(|| names.iter().find(|(n, _)| is_embedding(n)).map(|(_, &t)| t)).flatten()
         });
         found.map(|tensor| Cell { model, tensor })
     }
 }
 
+fn is_embedding(name: &str) -> bool {
+    name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight")
+}
+
 /// Lays out the recipe's modules, then takes out what is copied.
-pub fn assemble(recipe: &Recipe, models: &Models<'_>) -> Result<Assembly> {
+pub fn assemble<'a>(recipe: &Recipe, models: &'a Models<'a>) -> Result<Assembly<'a>> {
     let mut assembly = Assembly::default();
     let owners = Owners::new(recipe);
     owners.check(recipe, models)?;
@@ -185,19 +193,19 @@ impl<'a> Owners<'a> {
 }
 
 /// One module.
-struct Part<'a> {
-    recipe: &'a Recipe,
+struct Part<'p, 'a> {
+    recipe: &'p Recipe,
     models: &'a Models<'a>,
-    owners: &'a Owners<'a>,
+    owners: &'p Owners<'p>,
     /// Layers of the stacks of the model that `config.json` is taken from.
-    reference: &'a BTreeMap<&'a str, u32>,
+    reference: &'p BTreeMap<&'a str, u32>,
     module: usize,
 }
 
 /// A slice's sources: model and layers.
 type Sources = Vec<(usize, Range<u32>)>;
 
-impl Part<'_> {
+impl<'a> Part<'_, 'a> {
     fn slices(&self) -> &[Slice] {
         &self.recipe.modules[self.module].slices
     }
@@ -206,7 +214,7 @@ impl Part<'_> {
         self.owners.of(tensor) == Some(self.module)
     }
 
-    fn lay_out(&self, assembly: &mut Assembly) -> Result<()> {
+    fn lay_out(&self, assembly: &mut Assembly<'a>) -> Result<()> {
         if let [slice] = self.slices()
             && !slice.has_layers()
         {
@@ -281,15 +289,16 @@ impl Part<'_> {
     }
 
     /// Adds the tensors that `wanted` picks, by name: those of the first model in its order, then what only others have.
-    fn add_named(&self, slice: usize, models: &[usize], wanted: &dyn Fn(usize, &str) -> bool, rows: &mut Vec<Row>) {
-        let mut seen = BTreeSet::new();
-        for &model in models {
-            for t in &self.models.inventories[model].tensors {
-                if !self.holds(&t.name) || !wanted(model, &t.name) || !seen.insert(t.name.as_str()) {
-                    continue;
+    fn add_named(&self, slice: usize, models: &[usize], wanted: &dyn Fn(usize, &str) -> bool, rows: &mut Vec<Row<'a>>) {
+        let takes = |model: usize, name: &str| self.holds(name) && wanted(model, name);
+        let known: &'a Models<'a> = self.models;
+        for (i, &model) in models.iter().enumerate() {
+            for t in &known.inventories[model].tensors {
+                let seen = |&earlier: &usize| known.has(earlier, &t.name) && takes(earlier, &t.name);
+                if takes(model, &t.name) && !models[..i].iter().any(seen) {
+                    let cells = models.iter().map(|&m| known.find(m, &t.name)).collect();
+                    rows.push(self.row(Cow::Borrowed(&t.name), slice, None, cells));
                 }
-                let cells = models.iter().map(|&m| self.models.find(m, &t.name)).collect();
-                rows.push(self.row(t.name.clone(), slice, None, cells));
             }
         }
     }
@@ -301,7 +310,7 @@ impl Part<'_> {
         sources: &Sources,
         stacks: &BTreeMap<usize, Stack<'_>>,
         next: usize,
-        rows: &mut Vec<Row>,
+        rows: &mut Vec<Row<'a>>,
     ) -> Result<()> {
         let length = sources[0].1.len();
         for i in 0..length {
@@ -317,7 +326,7 @@ impl Part<'_> {
                         stack.find_in(*layer, suffix).map(|tensor| Cell { model: *model, tensor })
                     };
                     let name = format!("{}.{}{suffix}", stack.name, next + i);
-                    rows.push(self.row(name, slice, Some(depth), layers.iter().map(cell).collect()));
+                    rows.push(self.row(Cow::Owned(name), slice, Some(depth), layers.iter().map(cell).collect()));
                 }
             }
             if seen.is_empty() {
@@ -328,13 +337,13 @@ impl Part<'_> {
         Ok(())
     }
 
-    fn row(&self, name: String, slice: usize, depth: Option<f64>, cells: Vec<Option<Cell>>) -> Row {
+    fn row(&self, name: Cow<'a, str>, slice: usize, depth: Option<f64>, cells: Vec<Option<Cell>>) -> Row<'a> {
         Row { name, module: self.module, slice, depth, cells, taken: None }
     }
 }
 
 /// Replaces the sources of tensors that are copied, not merged.
-fn take_copies(recipe: &Recipe, models: &Models<'_>, rows: &mut [Row]) -> Result<()> {
+fn take_copies(recipe: &Recipe, models: &Models<'_>, rows: &mut [Row<'_>]) -> Result<()> {
     let matches = |name: &str, pattern: &str| pattern == "*" || name.contains(pattern);
     for copy in &recipe.copy_from {
         let model = models.index(&copy.model);
@@ -376,7 +385,7 @@ fn take_copies(recipe: &Recipe, models: &Models<'_>, rows: &mut [Row]) -> Result
 }
 
 /// A delta file is decoded from the base's tensor of the same name: a layer of another number will not do.
-fn check_deltas(models: &Models<'_>, rows: &[Row]) -> Result<()> {
+fn check_deltas(models: &Models<'_>, rows: &[Row<'_>]) -> Result<()> {
     let entry = |cell: &Cell| &models.inventories[cell.model].tensors[cell.tensor];
     for row in rows {
         let base = row.cells[0].as_ref().map(entry);

@@ -12,21 +12,20 @@ use std::collections::BTreeMap;
 /// Finds the distinct settings and tells each tensor, of which `rows` says where it comes from, its own.
 pub fn settle(
     tensors: &mut [PlannedTensor],
-    rows: &[Row],
+    rows: &[Row<'_>],
     recipe: &Recipe,
     models: &Models<'_>,
 ) -> Result<Vec<Settings>> {
-    let stacks = heights(rows.iter().map(|r| r.name.as_str()));
+    let stacks = heights(rows.iter().map(|r| &*r.name));
     let base = usize::from(recipe.base.is_some());
-    let mut distinct: Vec<Settings> = Vec::new();
+    let (mut distinct, mut known) = (Vec::new(), BTreeMap::new());
     for (t, row) in tensors.iter_mut().zip(rows).filter(|(t, _)| t.layer.is_some()) {
         let module = &recipe.modules[row.module];
         let inputs: Vec<&str> = row.cells[base..].iter().flatten().map(|c| input_name(models, c, &row.name)).collect();
         let depth = row.depth.unwrap_or_else(|| depth(&row.name, &stacks));
         let spot = Spot { module, slice: &module.slices[row.slice], name: &row.name, inputs: &inputs, depth };
         let settings = recipe.settings_at(&spot)?;
-        // Neighbours mostly share their settings: search from the end.
-        t.settings = distinct.iter().rposition(|s| *s == settings).unwrap_or_else(|| {
+        t.settings = *known.entry(settings.bits()).or_insert_with(|| {
             distinct.push(settings);
             distinct.len() - 1
         });
