@@ -95,7 +95,12 @@ fn the_header_of_the_masks_names_the_experts_and_the_order_of_bits() {
     let file = fs::read(root.path().join("deep/masks.safetensors")).unwrap();
     let length = usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
     let header: serde_json::Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
-    let want = serde_json::json!({"format": "pt", "content": "TALL masks", "bit_order": "big", "experts": "[\"b\",\"a\",\"c\"]"});
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(root.path().join("out/taskvec.json")).unwrap()).unwrap();
+    let want = serde_json::json!({
+        "format": "pt", "content": "TALL masks", "bit_order": "big", "experts": "[\"b\",\"a\",\"c\"]",
+        "plan_id": report["plan_id"],
+    });
     assert_eq!(header["__metadata__"], want);
     assert_eq!(fs::read_dir(root.path().join("deep")).unwrap().count(), 1);
 }
@@ -125,4 +130,23 @@ fn masks_that_cannot_be_written_are_refused_and_leave_nothing() {
     )
     .unwrap();
     refused(&["--masks", "masks"], 2, &["`linear` has no masks", "consensus_ta and tall_mask"]);
+}
+
+#[test]
+fn a_whole_output_whose_masks_are_not_there_is_refused_when_resumed() {
+    let root = models();
+    recipe(root.path(), ["./a", "./b", "./c"], "");
+    merged(root.path(), &["recipe.yml", "out", "--masks", "masks"]);
+    let resume = |masks: &str| merge(root.path(), &["recipe.yml", "out", "--masks", masks, "--resume"]);
+    let (code, said) = resume("masks");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("whole already"), "{said}");
+    fs::write(root.path().join("others"), fs::read(root.path().join("masks")).unwrap().split_off(8)).unwrap();
+    let before = tree(root.path());
+    for masks in ["absent", "others"] {
+        let (code, said) = resume(masks);
+        assert_eq!(code, Some(73), "{said}");
+        assert!(said.contains(masks) && said.contains("--overwrite"), "{said}");
+        assert!(tree(root.path()) == before);
+    }
 }

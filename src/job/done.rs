@@ -4,10 +4,11 @@ use super::{Run, open_files, resume};
 use crate::error::{Error, Result};
 use crate::limits::INDEX_MAX_BYTES;
 use crate::pass::Engine;
-use crate::plan::Plan;
+use crate::plan::{Plan, Shard};
 use crate::sink::{StagedFile, Unfinished};
 use crate::source::{DeltaFile, Files};
 use serde::Deserialize;
+use std::io::Read;
 use std::path::Path;
 
 #[derive(Deserialize)]
@@ -65,10 +66,26 @@ pub fn is_done(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<bool> {
             return other("is the output of other inputs; choose another, or pass --overwrite to make it again");
         }
     }
+    if let Some((path, _)) = run.masks.zip(plan.masks.as_ref()).filter(|(path, masks)| !holds(path, masks)) {
+        let problem =
+            "does not hold the masks of this merge, and the output is whole; pass --overwrite to make both again"
+                .to_owned();
+        return Err(Error::OutputExists { path: path.to_owned(), problem });
+    }
     match run.delta.filter(|path| plan.writes_delta() && !path.exists()) {
         None => Ok(true),
         Some(path) => finish_aside(path, run),
     }
+}
+
+/// Whether the file at `path` has the header, which names the plan, and the length of these masks.
+fn holds(path: &Path, masks: &Shard) -> bool {
+    let mut header = vec![0; masks.header.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| {
+        file.read_exact(&mut header)?;
+        file.metadata()
+    });
+    read.is_ok_and(|m| m.len() == masks.file_bytes()) && header == masks.header
 }
 
 /// Publishes a delta file that a run had made, but not yet named, when it was ended.

@@ -47,9 +47,11 @@ pub fn lay_out(tensors: &mut [PlannedTensor], shard_bytes: u64) -> Vec<Shard> {
 }
 
 /// The file of masks: of each tensor that is merged one of bytes, a row for each expert. Tells each tensor its place.
-pub fn lay_out_masks(tensors: &mut [PlannedTensor], experts: &[String]) -> Shard {
+pub fn lay_out_masks(tensors: &mut [PlannedTensor], experts: &[String], plan_id: &str) -> Shard {
     let names = serde_json::json!(experts).to_string();
-    let metadata = serde_json::json!({"format": "pt", "content": "TALL masks", "bit_order": "big", "experts": names});
+    let metadata = serde_json::json!({
+        "format": "pt", "content": "TALL masks", "bit_order": "big", "experts": names, "plan_id": plan_id
+    });
     let mut json = format!(r#"{{"__metadata__":{metadata}"#);
     let mut tensor_bytes = 0;
     for t in tensors.iter_mut().filter(|t| t.layer.is_some()) {
