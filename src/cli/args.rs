@@ -84,6 +84,22 @@ pub enum ProgressKind {
 }
 
 #[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// Replace OUT once the new output is whole.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
+    #[arg(long)]
+    pub resume: bool,
+    /// Read the output back from the disk and compare hashes before it gets its name.
+    #[arg(long)]
+    pub paranoid: bool,
+    /// Seconds between two notes of what is done, at least (for tests).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
+    pub journal_every: f64,
+}
+
+#[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct MergeArgs {
     /// RECIPE.yml OUT; or OUT alone with --method and --model.
@@ -105,18 +121,8 @@ pub struct MergeArgs {
     /// Do not hash the inputs while they are read.
     #[arg(long)]
     pub no_input_hashes: bool,
-    /// Replace OUT once the new output is whole.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
-    #[arg(long)]
-    pub resume: bool,
-    /// Read the output back from the disk and compare hashes before it gets its name.
-    #[arg(long)]
-    pub paranoid: bool,
-    /// Seconds between two notes of what is done, at least (for tests).
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
-    pub journal_every: f64,
+    #[command(flatten)]
+    pub publish: PublishArgs,
     /// Copy no tokenizer files, unless the recipe settles the tokens.
     #[arg(long)]
     pub no_copy_tokenizer: bool,
@@ -331,7 +337,6 @@ fn coding(name: &str) -> Result<Coding, String> {
 }
 
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct ApplyArgs {
     /// The base that the delta was made from.
     pub base: String,
@@ -345,18 +350,8 @@ pub struct ApplyArgs {
     pub verify: VerifyKind,
     #[command(flatten)]
     pub files: FileArgs,
-    /// Replace OUT once the new output is whole.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
-    #[arg(long)]
-    pub resume: bool,
-    /// Read the output back from the disk and compare hashes before it gets its name.
-    #[arg(long)]
-    pub paranoid: bool,
-    /// Seconds between two notes of what is done, at least (for tests).
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
-    pub journal_every: f64,
+    #[command(flatten)]
+    pub publish: PublishArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -55,10 +55,10 @@ pub fn apply(args: &ApplyArgs, common: &Common, stop: &Stop) -> Outcome {
         VerifyKind::Full => Verify::Full,
     };
     let run = ApplyRun {
-        unfinished: unfinished(args.resume),
-        read_back: args.paranoid,
-        journal: Some(journal_every(args.journal_every)?),
-        ..apply_run(&args.files, verify, existing(args.overwrite), progress.as_ref(), stop)?
+        unfinished: unfinished(args.publish.resume),
+        read_back: args.publish.paranoid,
+        journal: Some(journal_every(args.publish.journal_every)?),
+        ..apply_run(&args.files, verify, existing(args.publish.overwrite), progress.as_ref(), stop)?
     };
     let made = job::apply(&args.base, &args.delta, &args.output, &run)?;
     if !common.quiet {

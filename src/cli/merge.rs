@@ -45,14 +45,14 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         hash_inputs: !args.no_input_hashes,
         delta: args.delta.as_deref(),
         masks: args.masks.as_deref(),
-        existing: if args.overwrite { Existing::Replace } else { Existing::Refuse },
-        unfinished: unfinished(args.resume),
-        read_back: args.paranoid,
-        journal: Some(journal_every(args.journal_every)?),
+        existing: if args.publish.overwrite { Existing::Replace } else { Existing::Refuse },
+        unfinished: unfinished(args.publish.resume),
+        read_back: args.publish.paranoid,
+        journal: Some(journal_every(args.publish.journal_every)?),
         progress: progress.as_ref(),
         stop,
     };
-    if args.resume && plan.is_done(out, &run)? {
+    if args.publish.resume && plan.is_done(out, &run)? {
         if !common.quiet {
             print::note(format_args!("{}: whole already, from this recipe and these inputs", out.display()));
         }

@@ -3,26 +3,11 @@
 //! Set by [`set`], or for a whole process by `TASKVEC_FAILPOINT=KIND:N` (`kill`, `stop`, `eio`, `enospc`, `eintr`, `short`; with `+`
 //! behind N from that call on). `TASKVEC_FAILPOINT=count:PATH` writes the number of calls so far to PATH.
 
+use super::Call;
 use rustix::process::{Signal, getpid, kill_process};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-
-/// A call that changes the file system, besides writes.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "named like the functions")]
-pub enum Call<'a> {
-    Create,
-    Reserve(u64),
-    SetLen(u64),
-    Sync,
-    SyncFolder,
-    MakeFolder,
-    Rename(&'a Path),
-    Exchange(&'a Path),
-    Remove,
-    RemoveFolder,
-}
 
 /// What was done, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]

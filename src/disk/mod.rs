@@ -10,13 +10,29 @@ mod real;
 use real as fail;
 
 use crate::error::{Error, Result};
-use fail::Call;
 use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags, copy_file_range, fadvise, fallocate, renameat_with};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+/// A call that changes the file system, besides writes.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "only faults look into it"))]
+#[allow(missing_docs, reason = "named like the functions")]
+pub enum Call<'a> {
+    Create,
+    Reserve(u64),
+    SetLen(u64),
+    Sync,
+    SyncFolder,
+    MakeFolder,
+    Rename(&'a Path),
+    Exchange(&'a Path),
+    Remove,
+    RemoveFolder,
+}
 
 /// How often an interrupted call is made again.
 const ATTEMPTS: usize = 1000;

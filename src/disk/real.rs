@@ -1,23 +1,8 @@
 //! No faults: what ships.
 
+use super::Call;
 use std::io::Result;
 use std::path::Path;
-
-/// A call that changes the file system, besides writes.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "only tests look into it")]
-pub enum Call<'a> {
-    Create,
-    Reserve(u64),
-    SetLen(u64),
-    Sync,
-    SyncFolder,
-    MakeFolder,
-    Rename(&'a Path),
-    Exchange(&'a Path),
-    Remove,
-    RemoveFolder,
-}
 
 #[inline(always)]
 #[allow(clippy::unnecessary_wraps, reason = "its twin can fail")]
