@@ -1,7 +1,8 @@
 //! Kernels and conversions, each beside a memcpy of the same bytes.
 //!
 //! `cargo bench --bench kernels` prints, per kernel, the bytes that it reads and writes a second and the ratio to
-//! copying the same bytes, both from buffers that fit the caches of one core. `-- --short` runs each once, as a check.
+//! copying the same bytes, both from buffers that fit the caches of one core, but for the last line: there both come from
+//! memory. `-- --short` runs each once, as a check.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its results")]
 
@@ -17,12 +18,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// Seconds of one call, the best of several runs.
-    fn seconds(&self, mut call: impl FnMut()) -> f64 {
+    /// Seconds of one call over so many bytes, the best of several runs.
+    fn seconds(&self, bytes: usize, mut call: impl FnMut()) -> f64 {
         let mut best = f64::INFINITY;
         let start = Instant::now();
         while start.elapsed() < self.time || best.is_infinite() {
-            let calls = if self.time.is_zero() { 1 } else { 200 };
+            let calls = if self.time.is_zero() || bytes > 1 << 20 { 1 } else { 200 };
             let run = Instant::now();
             (0..calls).for_each(|_| call());
             best = best.min(run.elapsed().as_secs_f64() / f64::from(calls));
@@ -32,8 +33,8 @@ impl Bench {
 
     fn line(&self, name: &str, bytes: usize, call: impl FnMut()) {
         let (source, mut target) = (vec![1u8; bytes / 2], vec![0u8; bytes / 2]);
-        let copy = self.seconds(|| black_box(&mut target).copy_from_slice(black_box(&source)));
-        let seconds = self.seconds(call);
+        let copy = self.seconds(bytes, || black_box(&mut target).copy_from_slice(black_box(&source)));
+        let seconds = self.seconds(bytes, call);
         let rate = |s: f64| bytes as f64 / s / 1e9;
         println!(
             "{name:<44} {:>7.1} GB/s   memcpy {:>7.1} GB/s   ratio {:>5.2}",
@@ -93,7 +94,8 @@ fn main() {
     let x = vec![values.clone(); 3];
     let mut sign = vec![0.0; n];
     bench.line("elect_sum, 3 models", n * 16, || kernel::elect_sum(black_box(&x), &mut sign));
-    merge_bf16(&bench, n);
+    merge_bf16(&bench, "bf16 widen, task arithmetic K = 3, round", n);
+    merge_bf16(&bench, "the same from memory", if short { 4 * n } else { 8192 * n });
     histogram(&bench, &x[..1]);
 }
 
@@ -111,20 +113,25 @@ fn histogram(bench: &Bench, x: &[Vec<f32>]) {
     black_box(ranks.finish());
 }
 
-/// The whole inner loop of task arithmetic on bf16: widen a base and three experts, add, round.
-fn merge_bf16(bench: &Bench, n: usize) {
-    let mut bytes = vec![0; n * 2];
-    let values: Vec<f32> = (0..n).map(|i| (i as f32).cos() * 0.02).collect();
-    Dtype::BF16.encode(&values, &mut bytes);
-    let (mut base, mut x, mut acc, mut out) = (vec![0.0; n], vec![0.0; n], vec![0.0; n], vec![0; n * 2]);
-    bench.line("bf16 widen, task arithmetic K = 3, round", n * 10, || {
-        Dtype::BF16.decode(black_box(&bytes), &mut base);
-        for k in 0..3 {
-            Dtype::BF16.decode(black_box(&bytes), &mut x);
-            kernel::delta(&base, &mut x);
-            if k == 0 { kernel::scale(0.3, &x, &mut acc) } else { kernel::axpy(0.3, &x, &mut acc) }
+/// The whole inner loop of task arithmetic on bf16, block by block: widen a base and three experts, add, round.
+fn merge_bf16(bench: &Bench, name: &str, elements: usize) {
+    let values: Vec<f32> = (0..elements).map(|i| (i as f32).cos() * 0.02).collect();
+    let mut model = vec![0; elements * 2];
+    Dtype::BF16.encode(&values, &mut model);
+    let models = vec![model; 4];
+    let block = || vec![0.0; BLOCK_ELEMENTS];
+    let (mut base, mut x, mut acc, mut out) = (block(), block(), block(), vec![0; elements * 2]);
+    bench.line(name, elements * 10, || {
+        for (at, out) in (0..).step_by(2 * BLOCK_ELEMENTS).zip(out.chunks_exact_mut(2 * BLOCK_ELEMENTS)) {
+            let bytes = |k: usize| black_box(&models[k][at..at + 2 * BLOCK_ELEMENTS]);
+            Dtype::BF16.decode(bytes(0), &mut base);
+            for k in 1..4 {
+                Dtype::BF16.decode(bytes(k), &mut x);
+                kernel::delta(&base, &mut x);
+                if k == 1 { kernel::scale(0.3, &x, &mut acc) } else { kernel::axpy(0.3, &x, &mut acc) }
+            }
+            kernel::add_scaled(&base, 1.0, &mut acc);
+            Dtype::BF16.store(&mut acc, out, f32::MAX);
         }
-        kernel::add_scaled(&base, 1.0, &mut acc);
-        Dtype::BF16.encode(&acc, &mut out);
     });
 }

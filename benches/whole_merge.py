@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The tables of docs/performance.md: interleaved rounds of taskvec, the floor and the peers; medians, ratios to the floor.
 
-    whole_merge.py BED [--rounds 5] [--no-peers] [--cold] [--taskvec PATH]
+    whole_merge.py BED [--rounds 5] [--no-peers] [--cold] [--rows REGEX] [--families NAME,NAME] [--taskvec PATH]
 
 BED has floor.py and peers.py in BED/bench, the peers in BED/venv, and any of these families (make_checkpoints.py):
 BED/m (1.1 B, bf16, K = 3), BED/vitb32 (f32, K = 8), BED/vith14 (f32, K = 4). Results also go to BED/whole_merge.jsonl."""
 import argparse
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,8 @@ p.add_argument("bed", type=lambda b: pathlib.Path(b).resolve())
 p.add_argument("--rounds", type=int, default=5)
 p.add_argument("--no-peers", action="store_true")
 p.add_argument("--cold", action="store_true")
+p.add_argument("--rows", default="", help="only rows of this kind")
+p.add_argument("--families", default=",".join(name for name, *_ in FAMILIES))
 p.add_argument("--taskvec", default=str(pathlib.Path(__file__).resolve().parent.parent / "target/release/taskvec"))
 a = p.parse_args()
 results, floors = a.bed / "whole_merge.jsonl", a.bed / "whole_merge_floor.jsonl"
@@ -71,7 +74,7 @@ def one_round(name, k, kept, peers):
     run(sys.executable, bench / "floor.py", "--data", family, "--k", k, "--build", a.bed / "build", "--scratch",
         a.bed / "scratch", "--kept", kept, "--only", FLOOR[a.cold].replace("cold-", ""), "-n", 1, "--results", floors, *cold)
     common = ["--venv", a.bed / "venv", "--data", family, "--k", k, "--out", a.bed / "out", "--results", results, "-n", 1, *cold]
-    for row, method, lwptv, experts, flags in ROWS:
+    for row, method, lwptv, experts, flags in (r for r in ROWS if re.fullmatch(a.rows or ".*", r[0])):
         yml = recipe(family, row, method, lwptv, experts or k)
         command = f"{a.taskvec} merge {yml} {{out}} --progress none --quiet {flags}"
         run(sys.executable, bench / "peers.py", *common, "--only", "^taskvec", "--extra", f"taskvec: {row}={command}")
@@ -97,7 +100,7 @@ def table(name, k):
         print(f"| {label} | {median:.2f} [{min(wall):.2f}..{max(wall):.2f}] | {cpu:.1f} | {peak:.0f} | {median / floor_median:.2f} |")
 
 
-present = [family for family in FAMILIES if (a.bed / family[0] / "family.json").exists()]
+present = [family for family in FAMILIES if family[0] in a.families.split(",") and (a.bed / family[0] / "family.json").exists()]
 for _ in range(a.rounds):
     for family in present:
         one_round(*family)

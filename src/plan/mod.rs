@@ -15,6 +15,7 @@ mod options;
 mod show;
 mod stack;
 mod tensors;
+mod warnings;
 mod waves;
 
 pub use align::vocabulary_rows;
@@ -32,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Dtype, Entry, FileEntry, Inventory};
+use crate::tensor::{Entry, FileEntry, Inventory};
 use crate::vocabulary::Vocabulary;
 use assemble::{Assembly, Models, Row};
 use std::ops::Range;
@@ -123,11 +124,12 @@ impl Plan {
         let layers = layers::build(&mut tensors, recipe.lwptv.as_ref().map(|l| &l.layer));
         let settings = depth::settle(&mut tensors, &rows, &recipe, &known)?;
         let shards = layout::lay_out(&mut tensors, options.shard_bytes);
-        let reference = |r: &Row| r.cells[0].map(|c| (c.model, models[c.model].tensors[c.tensor].name.as_str()));
-        let in_base = |r: &Row| r.taken != Some(Taken::CopiedFrom) && reference(r) == Some((0, r.name.as_str()));
+        let reference = |r: &Row<'_>| r.cells[0].map(|c| (c.model, models[c.model].tensors[c.tensor].name.as_str()));
+        let in_base = |r: &Row<'_>| r.taken != Some(Taken::CopiedFrom) && reference(r) == Some((0, &*r.name));
         let fits_base = has_base && rows.iter().all(in_base) && !gathers_base(&tensors);
         let ends_in_head = |name: &str| name.ends_with("lm_head.weight");
-        let stands_in = |r: &Row| ends_in_head(&r.name) && reference(r).is_some_and(|(_, name)| !ends_in_head(name));
+        let stands_in =
+            |r: &Row<'_>| ends_in_head(&r.name) && reference(r).is_some_and(|(_, name)| !ends_in_head(name));
         let head = match models[sources[0].models[0]].tied {
             false => Head::Own,
             true if rows.iter().any(stands_in) => Head::Untied,
@@ -147,7 +149,7 @@ impl Plan {
             return Err(Error::recipe("merge_method", problem));
         }
         let experts = sources[usize::from(has_base)..].iter().map(|s| s.display_name(&models)).collect::<Vec<_>>();
-        let masks = options.masks.then(|| layout::lay_out_masks(&mut tensors, &experts));
+        let masks = options.masks.then(|| layout::lay_out_masks(&mut tensors, &experts, &id));
         if surveys > 0 && method.tensor_bytes(1).is_none() && !recipe.has_same_tasks() {
             let problem = "these settings rank values over the whole model, but the slices list different models; list the \
                            same models in the same order in every slice";
@@ -188,7 +190,7 @@ impl Plan {
             warnings: Vec::new(),
             id,
         };
-        plan.warnings = plan.warn();
+        plan.warnings = warnings::warnings(&plan);
         Ok(plan)
     }
 
@@ -339,46 +341,6 @@ impl Plan {
         let fit = self.budget.job_bytes / element_bytes.max(1);
         let wanted = self.options.tile_elements.map_or(fit, |t| t.next_multiple_of(block).min(fit));
         (wanted / block).max(1) * block
-    }
-
-    fn warn(&self) -> Vec<String> {
-        let mut warnings = self.recipe.notes.clone();
-        let floats = || self.tensors.iter().filter(|t| t.layer.is_some());
-        warnings.extend(self.vocabulary.iter().flat_map(|v| v.notes.iter().cloned()));
-        if self.options.delta && self.has_base && !self.writes_delta() {
-            warnings.push("no delta file is written: the output's embeddings have other rows than the base's".into());
-        }
-        if floats().any(|t| t.places.iter().any(|p| p.stored() == Dtype::F64)) {
-            warnings.push("F64 tensors are rounded to f32 before they are merged (docs/numerics.md)".into());
-        }
-        let mixed = floats().filter(|t| t.places.iter().any(|p| p.stored() != t.places[0].stored())).count();
-        if mixed > 0 {
-            warnings.push(format!("{mixed} tensors differ in dtype between models; each is widened exactly"));
-        }
-        let cast = floats().filter(|t| t.dtype != t.places[0].stored()).count();
-        if cast > 0 {
-            let name = &self.sources[self.reference()].label;
-            warnings.push(format!("{cast} tensors are written in another dtype than `{name}` has them"));
-        }
-        if self.form() == Form::Weights && self.has_base && self.recipe.lwptv.is_none() {
-            warnings.push(format!(
-                "{} does not use base_model without lwptv; it gives the order and side files",
-                self.recipe.method.name
-            ));
-        }
-        if self.options.delta && self.has_base && !self.fits_base {
-            warnings.push("no delta file is written: not every tensor is the base's of the same name".into());
-        }
-        if self.layers.is_empty() {
-            warnings.push("no float tensors are merged: everything is copied".into());
-        }
-        let lossy: Vec<f64> = self.sources.iter().filter_map(|s| s.error_bound).collect();
-        if !lossy.is_empty() {
-            let largest = lossy.iter().fold(0.0, |m: f64, e| m.max(*e));
-            let count = lossy.len();
-            warnings.push(format!("{count} of the inputs are lossy deltas, their values off by up to {largest:e}"));
-        }
-        warnings
     }
 }
 
