@@ -13,6 +13,7 @@ mod output;
 mod read;
 mod resume;
 mod resume_apply;
+mod resume_diff;
 mod scoring;
 mod sides;
 mod stages;
@@ -209,6 +210,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
             Ok(report)
         }
         Err(problem) if problem.can_resume() && record.as_ref().is_some_and(|r| r.has_lines) => {
+            record.iter_mut().for_each(|record| record.end(&problem));
             let path = staging.folder().to_owned();
             staging.keep();
             aside.into_iter().for_each(StagedFile::keep);
@@ -392,8 +394,10 @@ impl Output {
         past: &Past,
     ) -> Result<Option<(Self, PassRun)>> {
         let shards = Shards::resume(staging.folder(), &plan.shards)?;
-        let Some((written, rehashed)) = past.check_parts(plan, &shards)? else { return Ok(None) };
-        let delta = plan.writes_delta().then(|| delta::resume(plan, actions, delta_path, past)).transpose()?;
+        let delta_path = plan.writes_delta().then_some(delta_path);
+        let told = past.told(&shards, delta_path)?;
+        let Some((written, rehashed)) = past.check_parts(plan, &shards, told)? else { return Ok(None) };
+        let delta = delta_path.map(|path| delta::resume(plan, actions, path, (past, told))).transpose()?;
         Ok(Some((Self { shards, written, delta }, rehashed)))
     }
 }

@@ -1,19 +1,24 @@
 //! What a merge notes in its journal, and how a later run takes it up.
 
 use super::Run;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::kernel::Change;
 use crate::pass::{CodedRun, Engine, Follower, PassRun, TensorHashes};
 use crate::plan::Plan;
-use crate::sink::{DeltaSink, Journal, Shards, Staging, Unfinished, WrittenTensor};
+use crate::sink::{DeltaSink, Journal, Left, Shards, Staging, Told, WrittenTensor};
 use crate::source::{Files, HashState, PieceHash};
 use crate::survey::{Block, Form, Saliency, Statistic};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Bytes read at a time when parts are hashed again.
 const REHASH_BYTES: u64 = 4 << 20;
+
+/// A run that is killed may have written so long after its last sign of life: a job, on a disk that is busy.
+const LIFE: Duration = Duration::from_millis(200);
 
 /// What a line of the journal says: everything that came since the line before.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -32,7 +37,7 @@ struct Line {
     written: Vec<(usize, HashState)>,
     /// By input file: what has been read and hashed.
     inputs: Vec<(usize, HashState)>,
-    /// What tells the weight files from changed ones, where the run stopped and nobody wrote to them since.
+    /// What tells the weight files and the delta file from changed ones, where the run was stopped.
     parts: Option<Vec<[i64; 6]>>,
 }
 
@@ -50,6 +55,8 @@ pub struct Past {
     written: BTreeMap<usize, HashState>,
     inputs: BTreeMap<usize, HashState>,
     parts: Option<Vec<[i64; 6]>>,
+    /// When it was killed, if the machine still knows what it wrote.
+    alive: Option<Duration>,
 }
 
 /// Notes what is done.
@@ -65,12 +72,14 @@ pub struct Record {
     /// Bytes of each file of which the journal knows.
     inputs: Vec<u64>,
     written: Vec<u64>,
+    /// Weight files written to since the last sync.
+    unsynced: BTreeSet<usize>,
 }
 
 impl Past {
-    fn from_lines(lines: Vec<serde_json::Value>) -> Self {
-        let mut past = Self::default();
-        for line in lines {
+    fn from_left(left: Left) -> Self {
+        let mut past = Self { alive: left.alive, ..Self::default() };
+        for line in left.lines {
             let Ok(line) = serde_json::from_value::<Line>(line) else { break };
             let float = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
             past.sums.extend(line.sums.into_iter().map(|(t, bits)| (t, float(bits))));
@@ -111,30 +120,41 @@ impl Past {
 
     /// Takes over the hashes of tensors.
     pub fn restore_tensors(&self, plan: &Plan, hashes: &mut TensorHashes) {
-        let known = |bytes: u64, hex: &Option<String>| {
-            let hash = blake3::Hash::from_hex(hex.as_ref()?).ok()?;
-            Some(PieceHash::known(bytes, hash))
-        };
         for (&t, (base, result)) in &self.hashes {
             let planned = &plan.tensors[t];
             let base_bytes = planned.elements * planned.places[0].dtype.bytes() as u64;
-            if let Some(hash) = known(base_bytes, base) {
+            if let Some(hash) = restored(base_bytes, base.as_ref()) {
                 hashes.base[t] = hash;
             }
-            if let Some(hash) = known(planned.bytes(), result) {
+            if let Some(hash) = restored(planned.bytes(), result.as_ref()) {
                 hashes.result[t] = hash;
             }
         }
     }
 
-    /// Hashes again what stands in the weight files, unless nobody has written to them since the run stopped; `None` if it
-    /// is not what was written.
-    pub fn check_parts(&self, plan: &Plan, shards: &Shards) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
+    /// Whether anybody has written to these files since the run ended.
+    pub fn told(&self, shards: &Shards, delta: Option<&Path>) -> Result<Told> {
+        let mut found = shards.identities()?;
+        found.extend(delta.map(|path| disk::File::open(path)?.identity()).transpose()?);
+        let untouched = match &self.parts {
+            Some(parts) => *parts == found,
+            None => self.alive.is_some_and(|alive| found.iter().all(|file| disk::changed(file) <= alive + LIFE)),
+        };
+        Ok(if untouched { Told::Untouched } else { Told::Unproven })
+    }
+
+    /// Hashes again what stands in the weight files, unless it is known to be untouched; `None` if it is not what was
+    /// written.
+    pub fn check_parts(
+        &self,
+        plan: &Plan,
+        shards: &Shards,
+        told: Told,
+    ) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
         let start = Instant::now();
         if self.tensors > plan.tensors.len() || (plan.writes_delta() && self.delta.len() != self.tensors) {
             return Ok(None);
         }
-        let untouched = self.parts.is_some() && self.parts == Some(shards.identities()?);
         let mut bytes_read = 0;
         let mut hashes = Vec::with_capacity(plan.shards.len());
         for (number, shard) in plan.shards.iter().enumerate() {
@@ -143,7 +163,7 @@ impl Past {
             if !self.covers(plan, number, &state) {
                 return Ok(None);
             }
-            if !untouched {
+            if told == Told::Unproven {
                 let again = PieceHash::new(shard.file_bytes());
                 let mut buffer = Vec::new();
                 for &(from, to) in &state.covered {
@@ -202,16 +222,8 @@ pub fn open(
     first: &serde_json::Value,
 ) -> Result<(Option<Record>, Past)> {
     let Some(every) = run.journal else { return Ok((None, Past::default())) };
-    let found = match run.unfinished {
-        Unfinished::Resume => Journal::resume(staging.folder(), first, every)?,
-        Unfinished::Discard => None,
-    };
-    let (journal, past) = if let Some((journal, lines)) = found {
-        (journal, Past::from_lines(lines))
-    } else {
-        staging.clear()?;
-        (Journal::begin(staging.folder(), first, every)?, Past::default())
-    };
+    let (journal, left) = Journal::open(&staging.journal(), first, every, run.unfinished, || staging.clear())?;
+    let past = left.map(Past::from_left).unwrap_or_default();
     let record = Record {
         journal,
         has_lines: !past.is_empty(),
@@ -220,6 +232,7 @@ pub fn open(
         changes: vec![None; plan.tensors.len()],
         inputs: vec![0; plan.files.len()],
         written: vec![0; plan.shards.len()],
+        unsynced: BTreeSet::new(),
     };
     Ok((Some(record), past))
 }
@@ -235,6 +248,11 @@ impl Record {
         self.journal.remove()
     }
 
+    /// The run ends early with this error, after which not every disk can be believed.
+    pub fn end(&mut self, error: &Error) {
+        self.journal.end_with(error);
+    }
+
     /// The states of hashes that know more than the journal.
     fn news(known: &mut [u64], hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
         let mut news = Vec::new();
@@ -248,6 +266,16 @@ impl Record {
         }
         news
     }
+}
+
+/// A hash that is complete, to be kept.
+pub fn known(hash: &PieceHash) -> Option<String> {
+    hash.root().map(|root| root.to_hex().to_string())
+}
+
+/// The hash of so many bytes that was kept.
+pub fn restored(bytes: u64, kept: Option<&String>) -> Option<PieceHash> {
+    Some(PieceHash::known(bytes, blake3::Hash::from_hex(kept?).ok()?))
 }
 
 fn value(line: &Line) -> Result<serde_json::Value> {
@@ -285,7 +313,7 @@ impl<'a, 'e> NotedScores<'a, 'e> {
             return Ok(());
         }
         let line = self.line()?;
-        self.record.journal.add(Vec::new(), line)
+        self.record.journal.add(line, || Ok(Vec::new()))
     }
 
     /// Ends the pass, which went as `result` says.
@@ -296,7 +324,7 @@ impl<'a, 'e> NotedScores<'a, 'e> {
                 self.whole.extend(self.current);
                 if !self.whole.is_empty() {
                     let line = self.line()?;
-                    self.record.journal.add_soon(Vec::new(), line)?;
+                    self.record.journal.add_and_sync(line, Vec::new())?;
                 }
                 self.problem.map_or(Ok(done), Err)
             }
@@ -305,7 +333,7 @@ impl<'a, 'e> NotedScores<'a, 'e> {
                     && !self.whole.is_empty()
                     && let Ok(line) = self.line()
                 {
-                    let _ = self.record.journal.add_last(line);
+                    let _ = self.record.journal.add_last(line, Vec::new());
                 }
                 Err(error)
             }
@@ -350,38 +378,44 @@ pub struct NotedMerge<'a, 'e> {
 }
 
 impl NotedMerge<'_, '_> {
-    /// What came since the line before, and the files that must be on the disk before it is noted.
-    fn line(&mut self) -> Result<Option<(Vec<crate::disk::File>, Line, &mut Record)>> {
-        let Some(record) = &mut self.record else { return Ok(None) };
+    /// What came since the line before.
+    fn line(&mut self) -> Result<Line> {
+        let Some(record) = &mut self.record else { return Ok(Line::default()) };
         let tensors = record.noted..record.done;
-        let (mut inputs, mut written) = (record.inputs.clone(), record.written.clone());
         let mut line = Line { tensors: record.done, ..Line::default() };
-        line.inputs = Record::news(&mut inputs, self.engine.hashes().unwrap_or_default());
-        line.written = Record::news(&mut written, self.written);
-        let mut files = self.shards.again(line.written.iter().map(|(shard, _)| *shard))?;
         if let Some(delta) = &mut self.delta {
             delta.end_before(record.done)?;
             line.delta = delta.written(tensors.clone());
-            files.push(delta.write_out()?);
+            delta.write_out()?;
         }
+        // Only now that nothing can fail: what is told once is not told again.
+        line.inputs = Record::news(&mut record.inputs, self.engine.hashes().unwrap_or_default());
+        line.written = Record::news(&mut record.written, self.written);
+        record.unsynced.extend(line.written.iter().map(|(shard, _)| *shard));
         let change = |t: usize| record.changes[t].map(|c| (t, c.elements, c.max_abs.to_bits()));
         line.changes = tensors.clone().filter_map(change).collect();
         if let Some(hashes) = self.hashes {
-            let hex = |h: &PieceHash| h.root().map(|h| h.to_hex().to_string());
-            line.hashes = tensors.map(|t| (t, hex(&hashes.base[t]), hex(&hashes.result[t]))).collect();
+            line.hashes = tensors.map(|t| (t, known(&hashes.base[t]), known(&hashes.result[t]))).collect();
         }
-        // Only now that nothing can fail: what is told once is not told again.
-        (record.inputs, record.written, record.noted) = (inputs, written, record.done);
+        record.noted = record.done;
         record.has_lines = true;
-        Ok(Some((files, line, record)))
+        Ok(line)
+    }
+
+    /// Whether tensors are written that no line tells of.
+    fn has_news(&self) -> bool {
+        self.record.as_ref().is_some_and(|r| r.done > r.noted)
     }
 
     /// Notes the last tensors.
     pub fn finish(&mut self) -> Result<()> {
-        if self.record.as_ref().is_none_or(|r| r.done == r.noted) {
+        if !self.has_news() {
             return Ok(());
         }
-        self.line()?.map_or(Ok(()), |(files, line, record)| record.journal.add_soon(files, value(&line)?))
+        let line = value(&self.line()?)?;
+        let Some(record) = &mut self.record else { return Ok(()) };
+        let files = unsynced(&mut record.unsynced, self.shards, self.delta.as_deref_mut())?;
+        record.journal.add_and_sync(line, files)
     }
 
     /// Notes, before the run ends early, what is on the disk by then.
@@ -389,17 +423,29 @@ impl NotedMerge<'_, '_> {
         let worth = self.record.as_ref().is_some_and(|r| r.done > 0);
         if error.can_resume() && worth {
             // The error is what is told; without the line less is kept.
-            let _ = self.last_line();
+            let _ = self.last_line(error);
         }
     }
 
-    fn last_line(&mut self) -> Result<()> {
-        let shards = self.shards;
-        let Some((files, mut line, record)) = self.line()? else { return Ok(()) };
-        files.iter().try_for_each(crate::disk::File::sync)?;
-        line.parts = Some(shards.identities()?);
-        record.journal.add_last(value(&line)?)
+    fn last_line(&mut self, error: &Error) -> Result<()> {
+        let mut line = self.line()?;
+        let Some(record) = &mut self.record else { return Ok(()) };
+        let files = unsynced(&mut record.unsynced, self.shards, self.delta.as_deref_mut())?;
+        files.iter().try_for_each(disk::File::sync)?;
+        if matches!(error, Error::Interrupted { .. }) {
+            let mut parts = self.shards.identities()?;
+            parts.extend(self.delta.as_deref_mut().map(|d| d.write_out()?.identity()).transpose()?);
+            line.parts = Some(parts);
+        }
+        record.journal.add_last(value(&line)?, Vec::new())
     }
+}
+
+/// The files that were written to since the last sync.
+fn unsynced(shards: &mut BTreeSet<usize>, all: &Shards, delta: Option<&mut DeltaSink>) -> Result<Vec<disk::File>> {
+    let mut files = all.again(std::mem::take(shards).into_iter())?;
+    files.extend(delta.map(DeltaSink::write_out).transpose()?);
+    Ok(files)
 }
 
 impl Follower for NotedMerge<'_, '_> {
@@ -409,6 +455,7 @@ impl Follower for NotedMerge<'_, '_> {
 
     fn reached(&mut self, works: usize, changes: &[Option<Change>]) -> Result<()> {
         let Some(record) = &mut self.record else { return Ok(()) };
+        record.journal.touch();
         for tensor in record.done..self.first + works {
             record.changes[tensor] = changes[tensor];
             record.done = tensor + 1;
@@ -416,6 +463,8 @@ impl Follower for NotedMerge<'_, '_> {
         if record.done == record.noted || !record.journal.is_due() {
             return Ok(());
         }
-        self.line()?.map_or(Ok(()), |(files, line, record)| record.journal.add(files, value(&line)?))
+        let line = value(&self.line()?)?;
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.journal.add(line, || unsynced(&mut record.unsynced, self.shards, self.delta.as_deref_mut()))
     }
 }
