@@ -190,7 +190,7 @@ impl Pairs<'_> {
         let equal = hashes.iter().filter(|h| h.base.as_ref() == Some(&h.result)).count();
         let extra = Extra { base_only, files: kept.0, content: kept.1 };
         let (result_root, delta_bytes) = sink.finish(&hashes, extra)?;
-        let bytes_read = first.bytes_read + second.bytes_read;
+        let bytes_read = record.rehashed + first.bytes_read + second.bytes_read;
         Ok(DiffReport { loss, ..self.report((equal, delta_bytes, result_root), bytes_read, start) })
     }
 

@@ -4,11 +4,10 @@ use super::Run;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::kernel::Change;
-use crate::pass::{CodedRun, Engine, Follower, PassRun, TensorHashes};
+use crate::pass::{Engine, PassRun, TensorHashes};
 use crate::plan::Plan;
-use crate::sink::{DeltaSink, Journal, Left, Shards, Staging, Told, WrittenTensor};
+use crate::sink::{Journal, Left, Shards, Staging, Told, WrittenTensor};
 use crate::source::{Files, HashState, PieceHash};
-use crate::survey::{Block, Form, Saliency, Statistic};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,23 +21,26 @@ const LIFE: Duration = Duration::from_millis(200);
 
 /// What a line of the journal says: everything that came since the line before.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Line {
+pub struct Line {
+    /// The merge begins anew: what earlier lines say of it does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// Pass 1: the bits of a tensor's sums, by task.
-    sums: Vec<(usize, Vec<u64>)>,
+    pub sums: Vec<(usize, Vec<u64>)>,
     /// The merge: so many leading tensors are written.
-    tensors: usize,
+    pub tensors: usize,
     /// Their changed elements, and the bits of their largest change.
-    changes: Vec<(usize, u64, u32)>,
+    pub changes: Vec<(usize, u64, u32)>,
     /// The hashes of the base's side and the result's, as far as they are wanted.
-    hashes: Vec<(usize, Option<String>, Option<String>)>,
+    pub hashes: Vec<(usize, Option<String>, Option<String>)>,
     /// The payloads of the delta file.
-    delta: Vec<WrittenTensor>,
+    pub delta: Vec<WrittenTensor>,
     /// By shard: what has been written.
-    written: Vec<(usize, HashState)>,
+    pub written: Vec<(usize, HashState)>,
     /// By input file: what has been read and hashed.
-    inputs: Vec<(usize, HashState)>,
+    pub inputs: Vec<(usize, HashState)>,
     /// What tells the weight files and the delta file from changed ones, where the run was stopped.
-    parts: Option<Vec<[i64; 6]>>,
+    pub parts: Option<Vec<[i64; 6]>>,
 }
 
 /// What an earlier run has done.
@@ -62,18 +64,18 @@ pub struct Past {
 /// Notes what is done.
 #[derive(Debug)]
 pub struct Record {
-    journal: Journal,
+    pub journal: Journal,
     /// Whether there is anything to go on with.
     pub has_lines: bool,
     /// Leading tensors that are written, and of which the journal knows.
-    done: usize,
-    noted: usize,
-    changes: Vec<Option<Change>>,
+    pub done: usize,
+    pub noted: usize,
+    pub changes: Vec<Option<Change>>,
     /// Bytes of each file of which the journal knows.
-    inputs: Vec<u64>,
-    written: Vec<u64>,
+    pub inputs: Vec<u64>,
+    pub written: Vec<u64>,
     /// Weight files written to since the last sync.
-    unsynced: BTreeSet<usize>,
+    pub unsynced: BTreeSet<usize>,
 }
 
 impl Past {
@@ -81,6 +83,9 @@ impl Past {
         let mut past = Self { alive: left.alive, ..Self::default() };
         for line in left.lines {
             let Ok(line) = serde_json::from_value::<Line>(line) else { break };
+            if line.anew {
+                past.forget_merge();
+            }
             let float = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
             past.sums.extend(line.sums.into_iter().map(|(t, bits)| (t, float(bits))));
             past.tensors = line.tensors.max(past.tensors);
@@ -102,8 +107,8 @@ impl Past {
 
     /// Forgets the merge: its parts are damaged.
     pub fn forget_merge(&mut self) {
-        *self =
-            Self { sums: std::mem::take(&mut self.sums), inputs: std::mem::take(&mut self.inputs), ..Self::default() };
+        let (sums, inputs) = (std::mem::take(&mut self.sums), std::mem::take(&mut self.inputs));
+        *self = Self { sums, inputs, alive: self.alive, ..Self::default() };
     }
 
     /// Takes over the hashes of inputs.
@@ -243,6 +248,11 @@ impl Record {
         (self.done, self.noted) = (tensors, tensors);
     }
 
+    /// Notes, before parts are made again, that there are none.
+    pub fn begin_anew(&mut self) -> Result<()> {
+        self.journal.add(value(&Line { anew: true, ..Line::default() })?, || Ok(Vec::new()))
+    }
+
     /// Removes the journal: everything is whole.
     pub fn finish(&mut self) -> Result<()> {
         self.journal.remove()
@@ -254,7 +264,7 @@ impl Record {
     }
 
     /// The states of hashes that know more than the journal.
-    fn news(known: &mut [u64], hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
+    pub fn news(known: &mut [u64], hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
         let mut news = Vec::new();
         for (file, (known, hash)) in known.iter_mut().zip(hashes).enumerate() {
             let state = hash.state();
@@ -278,193 +288,7 @@ pub fn restored(bytes: u64, kept: Option<&String>) -> Option<PieceHash> {
     Some(PieceHash::known(bytes, blake3::Hash::from_hex(kept?).ok()?))
 }
 
-fn value(line: &Line) -> Result<serde_json::Value> {
+/// A line as the journal takes it.
+pub fn value(line: &Line) -> Result<serde_json::Value> {
     serde_json::to_value(line).map_err(|e| Error::Usage(format!("journal: {e}")))
-}
-
-/// Pass 1, noted tensor by tensor.
-pub struct NotedScores<'a, 'e> {
-    saliency: &'a mut Saliency,
-    record: &'a mut Record,
-    engine: &'a Engine<'e>,
-    tasks: usize,
-    /// The tensor under way, and whole ones that are not noted yet.
-    current: Option<usize>,
-    whole: Vec<usize>,
-    problem: Option<Error>,
-}
-
-impl<'a, 'e> NotedScores<'a, 'e> {
-    pub fn new(saliency: &'a mut Saliency, record: &'a mut Record, engine: &'a Engine<'e>, tasks: usize) -> Self {
-        Self { saliency, record, engine, tasks, current: None, whole: Vec::new(), problem: None }
-    }
-
-    fn line(&mut self) -> Result<serde_json::Value> {
-        let inputs = Record::news(&mut self.record.inputs, self.engine.hashes().unwrap_or_default());
-        let mut line = Line { inputs, ..Line::default() };
-        let sums = |t: usize| (0..self.tasks).map(|k| self.saliency.sum(t, k).to_bits()).collect();
-        line.sums = self.whole.drain(..).map(|t| (t, sums(t))).collect();
-        self.record.has_lines = true;
-        value(&line)
-    }
-
-    fn note(&mut self) -> Result<()> {
-        if self.whole.is_empty() || !self.record.journal.is_due() {
-            return Ok(());
-        }
-        let line = self.line()?;
-        self.record.journal.add(line, || Ok(Vec::new()))
-    }
-
-    /// Ends the pass, which went as `result` says.
-    pub fn finish<T>(mut self, result: Result<T>) -> Result<T> {
-        match result {
-            Ok(done) => {
-                // Every tensor is whole.
-                self.whole.extend(self.current);
-                if !self.whole.is_empty() {
-                    let line = self.line()?;
-                    self.record.journal.add_and_sync(line, Vec::new())?;
-                }
-                self.problem.map_or(Ok(done), Err)
-            }
-            Err(error) => {
-                if error.can_resume()
-                    && !self.whole.is_empty()
-                    && let Ok(line) = self.line()
-                {
-                    let _ = self.record.journal.add_last(line, Vec::new());
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Statistic for NotedScores<'_, '_> {
-    fn name(&self) -> &'static str {
-        self.saliency.name()
-    }
-
-    fn form(&self) -> Form {
-        self.saliency.form()
-    }
-
-    fn observe(&self, worker: usize, block: Block<'_>, sums: &mut Vec<f64>) {
-        self.saliency.observe(worker, block, sums);
-    }
-
-    fn fold(&mut self, tensor: usize, sums: &[f64]) {
-        if self.current != Some(tensor) {
-            self.whole.extend(self.current.replace(tensor));
-            if self.problem.is_none() {
-                self.problem = self.note().err();
-            }
-        }
-        self.saliency.fold(tensor, sums);
-    }
-}
-
-/// The merge, noted as far as its bytes are on the disk.
-pub struct NotedMerge<'a, 'e> {
-    pub record: Option<&'a mut Record>,
-    pub engine: &'a Engine<'e>,
-    pub shards: &'a Shards,
-    pub delta: Option<&'a mut DeltaSink>,
-    pub hashes: Option<&'a TensorHashes>,
-    pub written: &'a [PieceHash],
-    /// The tensor of the pass's first work.
-    pub first: usize,
-}
-
-impl NotedMerge<'_, '_> {
-    /// What came since the line before.
-    fn line(&mut self) -> Result<Line> {
-        let Some(record) = &mut self.record else { return Ok(Line::default()) };
-        let tensors = record.noted..record.done;
-        let mut line = Line { tensors: record.done, ..Line::default() };
-        if let Some(delta) = &mut self.delta {
-            delta.end_before(record.done)?;
-            line.delta = delta.written(tensors.clone());
-            delta.write_out()?;
-        }
-        // Only now that nothing can fail: what is told once is not told again.
-        line.inputs = Record::news(&mut record.inputs, self.engine.hashes().unwrap_or_default());
-        line.written = Record::news(&mut record.written, self.written);
-        record.unsynced.extend(line.written.iter().map(|(shard, _)| *shard));
-        let change = |t: usize| record.changes[t].map(|c| (t, c.elements, c.max_abs.to_bits()));
-        line.changes = tensors.clone().filter_map(change).collect();
-        if let Some(hashes) = self.hashes {
-            line.hashes = tensors.map(|t| (t, known(&hashes.base[t]), known(&hashes.result[t]))).collect();
-        }
-        record.noted = record.done;
-        record.has_lines = true;
-        Ok(line)
-    }
-
-    /// Whether tensors are written that no line tells of.
-    fn has_news(&self) -> bool {
-        self.record.as_ref().is_some_and(|r| r.done > r.noted)
-    }
-
-    /// Notes the last tensors.
-    pub fn finish(&mut self) -> Result<()> {
-        if !self.has_news() {
-            return Ok(());
-        }
-        let line = value(&self.line()?)?;
-        let Some(record) = &mut self.record else { return Ok(()) };
-        let files = unsynced(&mut record.unsynced, self.shards, self.delta.as_deref_mut())?;
-        record.journal.add_and_sync(line, files)
-    }
-
-    /// Notes, before the run ends early, what is on the disk by then.
-    pub fn stop(&mut self, error: &Error) {
-        let worth = self.record.as_ref().is_some_and(|r| r.done > 0);
-        if error.can_resume() && worth {
-            // The error is what is told; without the line less is kept.
-            let _ = self.last_line(error);
-        }
-    }
-
-    fn last_line(&mut self, error: &Error) -> Result<()> {
-        let mut line = self.line()?;
-        let Some(record) = &mut self.record else { return Ok(()) };
-        let files = unsynced(&mut record.unsynced, self.shards, self.delta.as_deref_mut())?;
-        files.iter().try_for_each(disk::File::sync)?;
-        if matches!(error, Error::Interrupted { .. }) {
-            let mut parts = self.shards.identities()?;
-            parts.extend(self.delta.as_deref_mut().map(|d| d.write_out()?.identity()).transpose()?);
-            line.parts = Some(parts);
-        }
-        record.journal.add_last(value(&line)?, Vec::new())
-    }
-}
-
-/// The files that were written to since the last sync.
-fn unsynced(shards: &mut BTreeSet<usize>, all: &Shards, delta: Option<&mut DeltaSink>) -> Result<Vec<disk::File>> {
-    let mut files = all.again(std::mem::take(shards).into_iter())?;
-    files.extend(delta.map(DeltaSink::write_out).transpose()?);
-    Ok(files)
-}
-
-impl Follower for NotedMerge<'_, '_> {
-    fn take(&mut self, run: &CodedRun) -> Result<()> {
-        self.delta.as_mut().map_or(Ok(()), |delta| delta.take_run(run))
-    }
-
-    fn reached(&mut self, works: usize, changes: &[Option<Change>]) -> Result<()> {
-        let Some(record) = &mut self.record else { return Ok(()) };
-        record.journal.touch();
-        for tensor in record.done..self.first + works {
-            record.changes[tensor] = changes[tensor];
-            record.done = tensor + 1;
-        }
-        if record.done == record.noted || !record.journal.is_due() {
-            return Ok(());
-        }
-        let line = value(&self.line()?)?;
-        let Some(record) = &mut self.record else { return Ok(()) };
-        record.journal.add(line, || unsynced(&mut record.unsynced, self.shards, self.delta.as_deref_mut()))
-    }
 }

@@ -44,6 +44,8 @@ pub struct Record {
     /// Leading tensors that are written, and of which the journal knows.
     pub done: usize,
     noted: usize,
+    /// Bytes of payloads that were hashed again.
+    pub rehashed: u64,
 }
 
 impl Record {
@@ -57,7 +59,7 @@ impl Record {
     ) -> Result<(Self, DeltaSink)> {
         let Some(every) = run.journal else {
             let sink = DeltaSink::create(staged.part(), tensors)?;
-            return Ok((Self { journal: None, done: 0, noted: 0 }, sink));
+            return Ok((Self { journal: None, done: 0, noted: 0, rehashed: 0 }, sink));
         };
         let first = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -68,7 +70,7 @@ impl Record {
         let (journal, left) = Journal::open(staged.journal(), &first, every, run.unfinished, || staged.clear())?;
         let lines = left.map(|left| left.lines).unwrap_or_default();
         let lines: Vec<Line> = lines.into_iter().map_while(|line| serde_json::from_value(line).ok()).collect();
-        let mut record = Self { journal: Some(journal), done: 0, noted: 0 };
+        let mut record = Self { journal: Some(journal), done: 0, noted: 0, rehashed: 0 };
         if let Some(sink) = record.take_up(staged.part(), &lines, &tensors, hashes) {
             return Ok((record, sink));
         }
@@ -84,10 +86,16 @@ impl Record {
         tensors: &[DeltaTensor],
         hashes: &mut SideHashes,
     ) -> Option<DeltaSink> {
-        let last = lines.last()?;
-        let written: Vec<WrittenTensor> = lines.iter().flat_map(|line| line.delta.iter().cloned()).collect();
-        let kept: Vec<_> = lines.iter().flat_map(|line| &line.hashes).collect();
-        if last.tensors > tensors.len() || written.len() != last.tensors || kept.len() != last.tensors {
+        let (mut written, mut kept) = (Vec::new(), Vec::new());
+        for line in lines {
+            // A run that had to begin anew tells of the first tensors again.
+            let first = line.tensors.checked_sub(line.delta.len()).filter(|first| *first <= written.len())?;
+            written.truncate(first);
+            kept.truncate(first);
+            written.extend(line.delta.iter().cloned());
+            kept.extend(&line.hashes);
+        }
+        if written.is_empty() || written.len() > tensors.len() || kept.len() != written.len() {
             return None;
         }
         let bytes = |shape: &[u64], dtype: Dtype| shape.iter().product::<u64>() * dtype.bytes() as u64;
@@ -97,12 +105,13 @@ impl Record {
             Some((restored(bytes(&t.shape, t.dtype), result.as_ref())?, base))
         };
         let kept: Vec<_> = kept.into_iter().enumerate().map(hash).collect::<Option<_>>()?;
+        self.rehashed = written.iter().map(WrittenTensor::payload_bytes).sum();
         let sink = DeltaSink::resume(part, tensors.to_vec(), &written, Told::Unproven);
         let sink = sink.inspect_err(|error| tracing::warn!("{error}; the delta file is made again")).ok()?;
         for (t, (result, base)) in kept.into_iter().enumerate() {
             (hashes.result[t], hashes.base[t]) = (result, base);
         }
-        (self.done, self.noted) = (last.tensors, last.tensors);
+        (self.done, self.noted) = (written.len(), written.len());
         Some(sink)
     }
 

@@ -65,6 +65,13 @@ pub struct WrittenTensor {
     loss: Option<(bool, [u64; 3])>,
 }
 
+impl WrittenTensor {
+    /// Bytes of its payload.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload.as_ref().map_or(0, |p| p.end - p.begin)
+    }
+}
+
 /// What a journal tells of the file of an earlier run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
