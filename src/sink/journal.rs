@@ -87,17 +87,17 @@ impl Log {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends an entry, unless an earlier one failed.
-    fn append(&self, entry: &Entry) -> Result<()> {
+    /// Appends an entry; `false` if the journal has ended with an earlier failure.
+    fn append(&self, entry: &Entry) -> Result<bool> {
         let mut end = self.lock();
         if end.failed {
-            return Err(Error::io(self.file.path(), "write")(io::Error::other("an earlier write has failed")));
+            return Ok(false);
         }
         let line = to_line(entry)?;
         match self.file.write_at(line.as_bytes(), end.at) {
             Ok(()) => {
                 end.at += line.len() as u64;
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 self.distrust(&mut end);
@@ -119,8 +119,8 @@ impl Log {
     fn sync(&self, commit: &Commit) -> Result<()> {
         let synced = commit.files.iter().try_for_each(disk::File::sync_data);
         let noted = synced.and_then(|()| {
-            self.append(&Entry::Synced(commit.bytes))?;
-            self.file.sync_data()
+            let appended = self.append(&Entry::Synced(commit.bytes))?;
+            if appended { self.file.sync_data() } else { Ok(()) }
         });
         noted.inspect_err(|_| self.distrust(&mut self.lock()))
     }
@@ -248,8 +248,12 @@ impl Journal {
     }
 
     fn append(&mut self, entry: &Entry) -> Result<()> {
+        if self.log.append(entry)? {
+            return Ok(());
+        }
+        let earlier = Error::io(self.log.file.path(), "write")(io::Error::other("an earlier write has failed"));
         // A sync that failed is what there is to tell.
-        self.log.append(entry).map_err(|error| self.close().err().unwrap_or(error))
+        Err(self.close().err().unwrap_or(earlier))
     }
 
     fn is_syncing(&mut self) -> bool {

@@ -11,10 +11,12 @@ mod refused;
 mod round_trip;
 
 use assert_cmd::Command;
-use common::{Model, Random, assert_same_files, tree};
+use common::{Model, Random, assert_same_files, diff_run, tree};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
+use taskvec::codec::Codec;
+use taskvec::job;
 use taskvec::tensor::Dtype;
 
 /// A folder to work in, and the binary.

@@ -1,7 +1,7 @@
 //! Merges that read delta files make the bytes of merges that read checkpoints.
 
 use super::common::tree;
-use super::{Bench, elements, weights};
+use super::{Bench, weights};
 use std::fs;
 use std::path::{Path, PathBuf};
 use taskvec::tensor::Dtype;

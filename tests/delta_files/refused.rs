@@ -28,7 +28,7 @@ fn a_base_with_one_other_bit_is_refused_with_76_before_a_byte_is_written() {
 #[test]
 fn a_base_of_another_shape_or_dtype_or_without_a_tensor_is_refused_with_65() {
     let bench = pair();
-    let change = |name: &str, change: &dyn Fn(&mut common::Tensor)| {
+    let change = |name: &str, change: &dyn Fn(&mut super::common::Tensor)| {
         let mut base = every_dtype(1);
         change(base.tensors.iter_mut().find(|t| t.name == "F32.matrix").unwrap());
         bench.put(&format!("{name}/model.safetensors"), &base);

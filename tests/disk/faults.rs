@@ -7,11 +7,13 @@ use super::common::{apply_run, diff_run};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use taskvec::Result;
-use taskvec::codec::Codec;
+use taskvec::codec::{BLOCK, Codec, Kind};
+use taskvec::container::checksum;
 use taskvec::disk::fail::{self, Fault, Plan};
 use taskvec::job::{self, ApplyRun, DiffRun, Store};
-use taskvec::pass::Stop;
-use taskvec::sink::{Existing, Unfinished};
+use taskvec::pass::{CodedRun, Stop};
+use taskvec::sink::{DeltaSink, DeltaTensor, Existing, Unfinished};
+use taskvec::tensor::Dtype;
 
 const FAULTS: [&str; 4] = ["eio", "enospc", "eintr", "short"];
 
@@ -99,16 +101,30 @@ fn a_merge_goes_on_after_any_failed_call() {
     Command { bench: &bench, run: &run, whole: &whole }.survives_every_fault();
 }
 
-/// Payloads longer than the writer's buffer, so that calls fail while a payload is ended.
 #[test]
-fn a_merge_with_long_payloads_goes_on_after_any_call_that_finds_the_disk_full() {
+fn a_payload_that_could_not_be_ended_is_never_taken_for_one_without_bytes() {
     let _alone = alone();
-    let bench = Bench::new(2, 600_000);
-    let run = |case: &Path, unfinished| bench.merge(&case.join("out"), unfinished, &Stop::default());
-    let whole = |case: &Path, why: &str| bench.is_whole(&case.join("out"), why);
-    let merge = Command { bench: &bench, run: &run, whole: &whole };
-    let failed = (0..merge.calls()).filter(|&at| merge.fails("enospc", at, false)).count();
-    assert!(failed > 10, "{failed}");
+    let folder = tempfile::tempdir().unwrap();
+    // More than the writer holds before it writes.
+    let (count, block) = (12, vec![7; BLOCK]);
+    let blocks = vec![(Kind::RAW.byte(), BLOCK, checksum(Kind::RAW.byte(), &block)); count];
+    let run = CodedRun { bytes: block.repeat(count), blocks, ..CodedRun::default() };
+    let shape = vec![(count * BLOCK) as u64];
+    let tensor = DeltaTensor { name: "w".into(), dtype: Dtype::U8, shape, base: None, base_elements: 0 };
+    let mut failed = 0;
+    for at in 0.. {
+        let mut sink = DeltaSink::create(&folder.path().join(format!("{at}.tvd")), vec![tensor.clone()]).unwrap();
+        sink.take_run(&run).unwrap();
+        fail::set(Some(Plan { fault: fault("enospc"), at, forever: false }));
+        let ended = sink.end_before(1);
+        fail::set(None);
+        if ended.is_ok() {
+            break;
+        }
+        assert!(sink.end_before(1).is_err(), "call {at}");
+        failed += 1;
+    }
+    assert!(failed > 0);
 }
 
 #[test]
