@@ -150,12 +150,7 @@ impl Past {
 
     /// Hashes again what stands in the weight files, unless it is known to be untouched; `None` if it is not what was
     /// written.
-    pub fn check_parts(
-        &self,
-        plan: &Plan,
-        shards: &Shards,
-        told: Told,
-    ) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
+    pub fn check_parts(&self, plan: &Plan, shards: &Shards, told: Told) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
         let start = Instant::now();
         if self.tensors > plan.tensors.len() || (plan.writes_delta() && self.delta.len() != self.tensors) {
             return Ok(None);

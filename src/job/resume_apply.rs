@@ -41,11 +41,9 @@ impl Record {
         let Some(every) = run.journal else {
             return Ok(Self { journal: None, noted: Done::default(), done: Done::default() });
         };
-        let (journal, left) =
-            Journal::open(&staging.journal(), &first, every, run.unfinished, || staging.clear())?;
+        let (journal, left) = Journal::open(&staging.journal(), &first, every, run.unfinished, || staging.clear())?;
         let lines = left.map(|left| left.lines).unwrap_or_default();
-        let done: Done =
-            lines.into_iter().rev().find_map(|line| serde_json::from_value(line).ok()).unwrap_or_default();
+        let done: Done = lines.into_iter().rev().find_map(|line| serde_json::from_value(line).ok()).unwrap_or_default();
         Ok(Self { journal: Some(journal), noted: done, done })
     }
 

@@ -420,7 +420,8 @@ mod tests {
         let head = sealed("\"head\"");
         let mut text = head.clone();
         for entry in entries {
-            let bytes = (head.len() + to_line(&Entry::Boot("one".into())).unwrap().len()
+            let bytes = (head.len()
+                + to_line(&Entry::Boot("one".into())).unwrap().len()
                 + to_line(&Entry::Line(json!(1))).unwrap().len()) as u64;
             let entry = if let Entry::Synced(_) = entry { Entry::Synced(bytes) } else { entry };
             text.push_str(&to_line(&entry).unwrap());

@@ -164,9 +164,8 @@ fn a_store_takes_a_delta_file_in_after_any_failed_call() {
     let bench = Bench::new(4, 3000);
     let delta = delta(&bench);
     let golden = std::fs::read(&delta).unwrap();
-    let run = |case: &Path, unfinished| {
-        Store::open(&case.join("store"), true)?.add(&delta, "math", unfinished).map(drop)
-    };
+    let run =
+        |case: &Path, unfinished| Store::open(&case.join("store"), true)?.add(&delta, "math", unfinished).map(drop);
     let whole = |case: &Path, why: &str| {
         let (folder, out) = (case.join("store"), case.join("again.tvd"));
         let there = Store::open(&folder, false).is_ok_and(|store| store.list().contains_key("math"));
