@@ -59,6 +59,7 @@ impl Command<'_> {
     }
 
     /// Lets every call fail in every way.
+    #[allow(clippy::print_stdout, reason = "how many runs it was")]
     fn survives_every_fault(&self) {
         let calls = self.calls();
         let mut failed = 0;
