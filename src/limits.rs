@@ -29,6 +29,9 @@ pub const CONFIG_MAX_BYTES: u64 = 16 << 20;
 /// A file of coefficients may be this long at most: a number takes some 20 bytes, models have up to 10^5 tensors.
 pub const COEFFICIENTS_MAX_BYTES: u64 = 64 << 20;
 
+/// Values in a file of coefficients, at most: 16 for each of 10^5 tensors. Each takes some 100 bytes while it is read.
+pub const COEFFICIENTS_MAX_VALUES: usize = 2_000_000;
+
 /// What a header's table may take for each byte of the header, itself included.
 pub const HEADER_MEMORY_FACTOR: usize = 3;
 

@@ -6,23 +6,6 @@ use proptest::prelude::*;
 use taskvec::codec::{BLOCK, Codec, Kind, Permutation, Scratch, decode, decode_permuted, encode};
 use taskvec::tensor::Dtype;
 
-const DTYPES: [Dtype; 15] = [
-    Dtype::F64,
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::F8E4M3,
-    Dtype::F8E5M2,
-    Dtype::I64,
-    Dtype::I32,
-    Dtype::I16,
-    Dtype::I8,
-    Dtype::U64,
-    Dtype::U32,
-    Dtype::U16,
-    Dtype::U8,
-    Dtype::Bool,
-];
 const CODECS: [Codec; 4] = [Codec::Auto, Codec::S1, Codec::S2, Codec::Raw];
 
 /// How a result comes from its base.
@@ -133,7 +116,7 @@ proptest! {
 
     #[test]
     fn every_pair_of_blocks_comes_back_bit_for_bit(
-        dtype in prop::sample::select(&DTYPES[..]),
+        dtype in prop::sample::select(&Dtype::ALL[..]),
         codec in prop::sample::select(&CODECS[..]),
         relation in relations(),
         elements in sizes(),
@@ -160,7 +143,7 @@ proptest! {
 
     #[test]
     fn broken_bytes_give_an_error_or_some_result_but_no_panic(
-        dtype in prop::sample::select(&DTYPES[..]),
+        dtype in prop::sample::select(&Dtype::ALL[..]),
         codec in prop::sample::select(&CODECS[..]),
         relation in relations(),
         elements in 0..9000usize,
@@ -196,7 +179,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_never_a_panic(
-        dtype in prop::sample::select(&DTYPES[..]),
+        dtype in prop::sample::select(&Dtype::ALL[..]),
         elements in 0..3000usize,
         method in 0..8u8,
         transform in 0..4u8,
@@ -217,7 +200,7 @@ fn kind_of(dtype: Dtype, relation: Relation) -> (Kind, f64) {
 
 #[test]
 fn an_equal_block_takes_no_bytes() {
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         assert_eq!(kind_of(dtype, Relation::Equal), (Kind::EQUAL, 0.0));
     }
 }

@@ -6,9 +6,10 @@
 mod common;
 
 use common::bench::{Bench, assert_code, assert_same, content, taskvec};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -97,12 +98,31 @@ fn a_merge_that_replaces_an_output_and_is_killed_at_any_call_leaves_the_old_one_
 }
 
 #[test]
-fn an_apply_and_a_store_killed_at_any_call_are_gone_on_with() {
+fn a_diff_an_apply_and_a_store_killed_at_any_call_are_gone_on_with() {
     let bench = Bench::new(6, 3000);
     let (base, delta) = (bench.path("base"), bench.path("math.tvd"));
-    let mut diff = taskvec();
-    diff.arg("diff").args([&base, &bench.path("math")]).arg("-o").arg(&delta);
-    assert_code(&diff.output().unwrap(), 0, "diff");
+    let diff = |out: &Path| {
+        let mut command = taskvec();
+        command.arg("diff").args([&base, &bench.path("math")]).arg("-o").arg(out);
+        command.args(["--journal-every", "0", "-j", "1"]);
+        command
+    };
+    assert_code(&diff(&delta).output().unwrap(), 0, "diff");
+    let golden = std::fs::read(&delta).unwrap();
+    kill_at_every_call(
+        &bench,
+        |_| {},
+        |case| diff(&case.join("out")),
+        |case, call| {
+            let why = format!("diff killed at call {call}");
+            let out = case.join("out");
+            assert!(!out.exists() || std::fs::read(&out).unwrap() == golden, "{why}");
+            assert_code(&diff(&out).arg("--resume").output().unwrap(), 0, &why);
+            assert!(std::fs::read(&out).unwrap() == golden, "{why}");
+            assert_eq!(beside(case), 0, "{why}: something is left beside the output");
+            assert_code(&diff(&out).arg("--resume").output().unwrap(), 0, "whole already");
+        },
+    );
 
     let apply = |case: &Path| {
         let mut command = taskvec();
@@ -188,6 +208,66 @@ fn a_file_size_limit_ends_in_exit_74() {
     assert!(!out.exists());
     assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "without the limit");
     assert!(bench.is_whole(&out, "without the limit"));
+}
+
+/// A file system of its own, of 24 MiB.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn mount(folder: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&folder).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&folder);
+        mount.output().is_ok_and(|o| o.status.success()).then(|| Self(folder))
+    }
+
+    /// Takes all that is left, with a file.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for size in [1 << 20, 4096] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_ends_in_exit_74_before_the_work_or_in_its_midst_and_the_merge_goes_on_when_there_is_room() {
+    let bench = Bench::new(6, 12_000);
+    let case = bench.case();
+    let Some(disk) = SmallDisk::mount(case.path().join("disk")) else {
+        println!("not run: this process may not mount; `ulimit -f` below stands in");
+        return;
+    };
+    let out = disk.0.join("out");
+    let filler = disk.fill();
+    let early = bench.merge_command(&out).output().unwrap();
+    assert_code(&early, 74, "full before");
+    let text = String::from_utf8_lossy(&early.stderr).into_owned();
+    assert!(text.contains("the output needs") && text.contains("the disk has 0 B free"), "{text}");
+    std::fs::remove_file(filler).unwrap();
+
+    // Weight files have their space by then; the journal and the delta file grow.
+    let child = bench.merge_command(&out).env("TASKVEC_FAILPOINT", "stop:60").stderr(Stdio::piped()).spawn().unwrap();
+    common::bench::wait_until_stopped(&child);
+    let filler = disk.fill();
+    common::bench::signal(&child, "-CONT");
+    let output = child.wait_with_output().unwrap();
+    assert_code(&output, 74, "full in the midst");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("No space left") && text.contains("disk/.out.part"), "{text}");
+    assert!(!out.exists());
+    std::fs::remove_file(filler).unwrap();
+    assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "with room again");
+    assert!(bench.is_whole(&out, "with room again"));
 }
 
 /// `TASKVEC_KILLS=10000` for a long run.

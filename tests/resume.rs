@@ -4,10 +4,14 @@
 
 mod common;
 
-use common::bench::{Bench, assert_code, taskvec};
+use common::bench::{Bench, assert_code, signal, taskvec, wait_until_stopped};
+use common::{Model, diff_run};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use taskvec::codec::Codec;
+use taskvec::job::{self, DiffReport, DiffRun};
 use taskvec::pass::{Progress, Stop};
 use taskvec::sink::Unfinished;
 
@@ -105,6 +109,111 @@ fn a_part_that_was_damaged_meanwhile_is_made_again() {
     }
 }
 
+/// Kills a merge in its last pass, lets `meddle` change the weight file that is noted, and goes on. Returns the passes of
+/// the second run and what they read.
+fn killed_and_resumed(bench: &Bench, meddle: impl Fn(&mut [u8]) -> bool) -> Vec<(String, u64)> {
+    let case = bench.case();
+    let (out, count) = (case.path().join("out"), bench.path("count"));
+    let mut counted = bench.merge_command(&bench.case().path().join("out"));
+    assert_code(&counted.env("TASKVEC_FAILPOINT", format!("count:{}", count.display())).output().unwrap(), 0, "");
+    let calls: u64 = std::fs::read_to_string(count).unwrap().parse().unwrap();
+    bench.merge_command(&out).env("TASKVEC_FAILPOINT", format!("kill:{}", calls * 2 / 3)).output().unwrap();
+    let path = part(case.path()).join("model-00001-of-00008.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    if meddle(&mut bytes) {
+        // Later than the run can have written itself.
+        std::thread::sleep(Duration::from_millis(300));
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "after a kill");
+    assert!(bench.is_whole(&out, "after a kill"));
+    let report = std::fs::read(out.join("taskvec.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let passes = report["run"]["passes"].as_array().unwrap().iter();
+    passes.map(|p| (p["name"].as_str().unwrap().to_owned(), p["bytes_read"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_killed_merge_hashes_its_parts_again_only_if_somebody_wrote_to_them_since() {
+    let bench = Bench::new(24, 12_000);
+    let of = |passes: &[(String, u64)], name: &str| passes.iter().find(|(n, _)| n == name).map(|(_, bytes)| *bytes);
+    let (merge, again) = ("merge", "hash the parts again");
+    let untouched = killed_and_resumed(&bench, |_| false);
+    assert_eq!(of(&untouched, again), None, "{untouched:?}");
+    let written = killed_and_resumed(&bench, |_| true);
+    assert!(of(&written, again).is_some_and(|bytes| bytes > 3 * 12_000 * 4), "{written:?}");
+    assert_eq!(of(&written, merge), of(&untouched, merge));
+    let damaged = killed_and_resumed(&bench, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        true
+    });
+    assert!(of(&damaged, merge) > of(&untouched, merge), "{damaged:?} {untouched:?}");
+}
+
+/// Diffs in this process, noting every tensor.
+fn diff(bench: &Bench, out: &Path, unfinished: Unfinished, watch: &StopAfter) -> taskvec::Result<DiffReport> {
+    let [base, model] = ["base", "math"].map(|name| bench.path(name).to_str().unwrap().to_owned());
+    let journal = Some(Duration::ZERO);
+    let run = DiffRun { threads: 1, unfinished, journal, progress: watch, stop: &watch.stop, ..diff_run(Codec::Auto) };
+    job::diff(&base, None, &model, out, &run)
+}
+
+#[test]
+fn a_diff_stopped_after_any_tensor_goes_on_to_the_same_bytes_without_doing_its_work_again() {
+    // Two jobs for each tensor.
+    let bench = Bench::new(8, 300_000);
+    let watch = StopAfter::new(0);
+    let plain = bench.path("plain.tvd");
+    let whole = diff(&bench, &plain, Unfinished::Discard, &watch).unwrap().bytes_read;
+    let (all, golden) = (watch.traffic.into_inner(), std::fs::read(&plain).unwrap());
+    let mut stops = 0;
+    for jobs in 3.. {
+        let case = bench.case();
+        let out = case.path().join("x.tvd");
+        let watch = StopAfter::new(jobs);
+        let Err(error) = diff(&bench, &out, Unfinished::Discard, &watch) else { break };
+        assert!(error.exit_code() == 143 && error.to_string().contains("--resume"), "{error}");
+        assert!(!out.exists());
+        let done = watch.traffic.into_inner();
+        if done == all {
+            break;
+        }
+        let made = diff(&bench, &out, Unfinished::Resume, &StopAfter::new(0)).unwrap();
+        assert!(std::fs::read(&out).unwrap() == golden, "stopped after {jobs} jobs");
+        // One tensor of both sides, and the payloads that are hashed again.
+        let slack = 2 * 300_000 * 4 + golden.len() as u64;
+        assert!(made.bytes_read + done <= whole + slack, "{jobs} jobs: {done} done, {} more", made.bytes_read);
+        stops += 1;
+    }
+    assert!(stops > 4, "{stops} stops");
+}
+
+#[test]
+fn a_whole_delta_file_is_left_alone_and_another_one_is_refused() {
+    let bench = Bench::new(4, 3000);
+    let out = bench.path("x.tvd");
+    let diff = |model: &str, args: &[&str]| {
+        let mut command = taskvec();
+        command.arg("diff").args([bench.path("base"), bench.path(model)]).arg("-o").arg(&out).args(args);
+        command.output().unwrap()
+    };
+    assert_code(&diff("math", &["--resume"]), 0, "nothing to go on with");
+    let written = || std::fs::metadata(&out).unwrap().modified().unwrap();
+    let before = written();
+    assert_code(&diff("math", &["--resume"]), 0, "whole");
+    assert_eq!(written(), before);
+    assert_code(&diff("code", &["--resume"]), 73, "of another model");
+    assert_code(&diff("math", &["--resume", "--codec", "tvq4"]), 73, "exact, and a lossy one is wanted");
+    let mut bytes = std::fs::read(&out).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&out, bytes).unwrap();
+    assert_code(&diff("math", &["--resume"]), 73, "damaged");
+    assert_code(&diff("math", &["--resume", "--overwrite"]), 0, "made again");
+    assert_code(&taskvec().arg("verify").arg(&out).output().unwrap(), 0, "whole again");
+}
+
 #[test]
 fn an_input_that_was_written_meanwhile_is_read_again() {
     let mut bench = Bench::new(24, 12_000);
@@ -159,19 +268,13 @@ fn a_whole_output_is_left_alone_and_another_one_is_refused() {
 #[test]
 fn the_first_signal_keeps_what_is_done_and_the_second_ends_the_run_at_once() {
     let bench = Bench::new(8, 3000);
-    let signal = |child: &std::process::Child, name: &str| {
-        Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    };
     for (signals, codes) in [(&["-TERM"][..], [143, 143]), (&["-INT"], [130, 130]), (&["-INT", "-TERM"], [130, 143])] {
         let case = bench.case();
         let out = case.path().join("out");
         let mut command = bench.merge_command(&out);
         command.env("TASKVEC_FAILPOINT", "stop:30").stderr(Stdio::piped());
         let child = command.spawn().unwrap();
-        let stat = format!("/proc/{}/stat", child.id());
-        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+        wait_until_stopped(&child);
         signals.iter().for_each(|name| signal(&child, name));
         signal(&child, "-CONT");
         let output = child.wait_with_output().unwrap();
@@ -183,6 +286,23 @@ fn the_first_signal_keeps_what_is_done_and_the_second_ends_the_run_at_once() {
         assert_code(&bench.merge_command(&out).arg("--resume").output().unwrap(), 0, "after signals");
         assert!(bench.is_whole(&out, "after signals"));
     }
+}
+
+#[test]
+fn the_first_signal_ends_a_run_that_only_plans_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let model = (0..3000).fold(Model::default(), |model, i| model.f32(&format!("layers.{i}.weight"), &[1.0]));
+    ["base", "math"].iter().for_each(|name| model.write(&root.path().join(name).join("model.safetensors")));
+    let recipe = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: math}]\nparameters: {weight: 1}\n";
+    std::fs::write(root.path().join("recipe.yml"), recipe).unwrap();
+    let mut plan = taskvec();
+    plan.args(["plan", "--coefficients"]).arg(root.path().join("recipe.yml")).stdout(Stdio::piped());
+    let mut child = plan.spawn().unwrap();
+    // More than a pipe holds is printed, and one byte is read: the process waits for somebody to read on.
+    let mut printed = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut printed, &mut [0]).unwrap();
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
 #[test]

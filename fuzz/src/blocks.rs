@@ -6,23 +6,6 @@ use taskvec::codec::lossy::{self, Known, Place, Scheme};
 use taskvec::codec::{self, Codec, Kind, Permutation, Scratch};
 use taskvec::tensor::Dtype;
 
-const DTYPES: [Dtype; 15] = [
-    Dtype::BF16,
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::F64,
-    Dtype::F8E4M3,
-    Dtype::F8E5M2,
-    Dtype::I64,
-    Dtype::I32,
-    Dtype::I16,
-    Dtype::I8,
-    Dtype::U64,
-    Dtype::U32,
-    Dtype::U16,
-    Dtype::U8,
-    Dtype::Bool,
-];
 const CODECS: [Codec; 4] = [Codec::Auto, Codec::S1, Codec::S2, Codec::Raw];
 /// Bytes before the block, or before the values.
 const LEAD: usize = 8;
@@ -57,7 +40,7 @@ fn f32s(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
 /// `kind, dtype, count (2), seed, scheme, parameter (2), block`: any bytes as the block of so many elements.
 pub fn decode(input: &[u8]) -> Outcome {
     let Some((lead, block)) = input.split_first_chunk::<LEAD>() else { return Err("short".into()) };
-    let dtype = DTYPES[usize::from(lead[1]) % DTYPES.len()];
+    let dtype = Dtype::ALL[usize::from(lead[1]) % Dtype::ALL.len()];
     let count = usize::from(u16::from_le_bytes([lead[2], lead[3]])) % (ELEMENTS_MAX + 1);
     let base = values(dtype, count, lead[4]);
     SCRATCH.with_borrow_mut(|(scratch, lossy)| {
@@ -110,7 +93,7 @@ fn decode_lossy(lead: [u8; LEAD], dtype: Dtype, base: &[u8], block: &[u8], scrat
 /// base's, the second the result's, repeated.
 pub fn round_trip(input: &[u8]) -> Outcome {
     let Some((lead, rest)) = input.split_first_chunk::<LEAD>() else { return Err("short".into()) };
-    let dtype = DTYPES[usize::from(lead[0]) % DTYPES.len()];
+    let dtype = Dtype::ALL[usize::from(lead[0]) % Dtype::ALL.len()];
     let half = rest.len() / 2 / dtype.bytes() * dtype.bytes();
     let repeats =
         (usize::from(lead[3]) % 32 + 1).min((ELEMENTS_MAX * dtype.bytes()).checked_div(half).unwrap_or(1)).max(1);

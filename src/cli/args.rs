@@ -324,6 +324,12 @@ pub struct DiffArgs {
     /// Replace the output once the new one is whole.
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on where a run that was interrupted has stopped. A delta file that is whole is left as it is.
+    #[arg(long)]
+    pub resume: bool,
+    /// Seconds between two notes of what is done, at least (for tests).
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true)]
+    pub journal_every: f64,
 }
 
 fn coding(name: &str) -> Result<Coding, String> {

@@ -19,11 +19,15 @@ pub fn diff(args: &DiffArgs, common: &Common, stop: &Stop) -> Outcome {
         io: io(args.files.io),
         links: links(&args.files),
         existing: existing(args.overwrite),
+        unfinished: unfinished(args.resume),
+        journal: Some(journal_every(args.journal_every)?),
         progress: progress.as_ref(),
         stop,
     };
     let made = job::diff(&args.base, args.on.as_deref(), &args.model, &args.output, &run)?;
-    if !common.quiet {
+    if made.was_whole && !common.quiet {
+        print::note(format_args!("{}: whole already, from this base to this model", args.output.display()));
+    } else if !common.quiet {
         print::note(format_args!(
             "{}: {} of {} ({:.2} %), {} of {} tensors equal the base; read {} in {:.2} s, {:.2} GB/s of model",
             args.output.display(),

@@ -1,7 +1,7 @@
 //! `taskvec merge` and `taskvec plan`.
 
 use super::args::{Common, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
-use super::{Outcome, print, progress};
+use super::{Outcome, planned, print, progress};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use taskvec::job::StagedPlan;
@@ -38,6 +38,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
     if args.dry_run {
         return show_plan(&plan, Some(out), links(&args.recipe));
     }
+    planned();
     let progress = progress::choose(common);
     let run = job::Run {
         io: io(args.limits.io),

@@ -18,6 +18,8 @@ mod store;
 use args::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use taskvec::Result;
 use taskvec::pass::Stop;
 
@@ -33,6 +35,9 @@ pub fn run() -> ExitCode {
     start_log(&cli);
     let stop = Stop::default();
     watch_signals(&stop);
+    if !matches!(cli.command, Command::Merge(_) | Command::Plan(_) | Command::Saliency(_)) {
+        planned();
+    }
     fault::watch();
     let result = match &cli.command {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
@@ -76,18 +81,24 @@ fn start_log(cli: &Cli) {
 /// Sent where a file would grow beyond RLIMIT_FSIZE.
 const SIGXFSZ: i32 = 25;
 
-/// The first SIGINT or SIGTERM asks the run to stop, the second ends the process at once.
+/// Whether the next signal ends the process at once: while nothing is written, and once it was asked to stop.
+static AT_ONCE: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(true)));
+
+/// The plan is made: from now on the first SIGINT or SIGTERM asks the run to stop, and the second ends the process.
+fn planned() {
+    AT_ONCE.store(false, Ordering::Relaxed);
+}
+
 fn watch_signals(stop: &Stop) {
     use signal_hook::consts::{SIGINT, SIGTERM};
-    let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // Registered in this order, the shutdown sees the flag of an earlier signal only.
-        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, asked.clone());
-        let _ = signal_hook::flag::register(signal, asked.clone());
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, AT_ONCE.clone());
+        let _ = signal_hook::flag::register(signal, AT_ONCE.clone());
         let _ = signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize);
     }
     // A file that a limit keeps from growing is an error of the write, which tells its path, not the end of the process.
-    let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 type Outcome = Result<()>;

@@ -2,7 +2,7 @@
 
 use super::args::{Common, SaliencyArgs};
 use super::merge::{io, links, make_plan};
-use super::{Outcome, print, progress};
+use super::{Outcome, planned, print, progress};
 use taskvec::job::{self, Run, Scoring};
 use taskvec::mask::Mask;
 use taskvec::pass::Stop;
@@ -13,6 +13,7 @@ use taskvec::{Error, Result};
 
 pub fn saliency(args: &SaliencyArgs, common: &Common, stop: &Stop) -> Outcome {
     let plan = make_plan(args.path.as_deref(), &args.recipe, &args.limits)?;
+    planned();
     let progress = progress::choose(common);
     let run = Run {
         io: io(args.limits.io),

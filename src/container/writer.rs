@@ -61,12 +61,10 @@ impl Writer {
         Ok(Self::new(disk::File::create(path)?, header_bytes(tensors)))
     }
 
-    /// Goes on with the file at `path`, which holds these payloads, and nothing after them. Fails if one of them is not as
-    /// its hash says.
+    /// Goes on with the file at `path`, which holds these payloads; what stands behind them is cut off.
     pub fn resume<'a>(path: &Path, tensors: impl Iterator<Item = &'a str>, written: &[WrittenPayload]) -> Result<Self> {
         let mut writer = Self::new(disk::File::open(path)?, header_bytes(tensors));
         for payload in written {
-            writer.check(payload)?;
             writer.payloads.push((payload_name(&payload.tensor), payload.begin, payload.end));
             writer.at = writer.header_bytes + payload.end;
         }
@@ -74,7 +72,13 @@ impl Writer {
         Ok(writer)
     }
 
-    fn check(&self, payload: &WrittenPayload) -> Result<()> {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Fails if a payload is not as its hash says.
+    pub fn check(&self, payload: &WrittenPayload) -> Result<()> {
         let damaged = || Error::malformed(self.file.path(), format!("the payload of `{}` is damaged", payload.tensor));
         let offset = self.header_bytes + payload.begin;
         let mut head = [0; HEADER_BYTES];

@@ -54,6 +54,7 @@ struct State {
     calls: u64,
     count_to: Option<PathBuf>,
     trace: Option<Vec<Event>>,
+    boots: u64,
 }
 
 static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| Mutex::new(State::from_environment()));
@@ -99,6 +100,17 @@ pub fn set(plan: Option<Plan>) {
 /// Calls since [`set`].
 pub fn calls() -> u64 {
     lock().calls
+}
+
+/// The machine was started again: what was not synced may be lost.
+pub fn reboot() {
+    lock().boots += 1;
+}
+
+/// The id of this start, if there was one.
+pub fn boot_id() -> Option<String> {
+    let boots = lock().boots;
+    (boots > 0).then(|| format!("start {boots}"))
 }
 
 /// Records every call from now on.

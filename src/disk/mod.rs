@@ -10,12 +10,16 @@ mod real;
 use real as fail;
 
 use crate::error::{Error, Result};
-use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags, copy_file_range, fadvise, fallocate, renameat_with};
+use rustix::fs::{
+    Advice, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, copy_file_range, fadvise,
+    fallocate, futimens, renameat_with,
+};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A call that changes the file system, besides writes.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +135,13 @@ impl File {
         Ok([m.ino().cast_signed(), m.len().cast_signed(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
     }
 
+    /// Sets its time to now. Nothing depends on it but what is done again, so that no test needs it to fail.
+    pub fn touch(&self) {
+        let time = |nanoseconds| Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
+        let _ = futimens(&self.file, &times);
+    }
+
     /// Waits until content and length are on the disk.
     pub fn sync(&self) -> Result<()> {
         call(Call::Sync, &self.path, "sync", || self.file.sync_all())
@@ -211,6 +222,18 @@ pub fn remove_folder(path: &Path) -> Result<()> {
         if folder { remove_folder(&entry.path())? } else { remove_file(&entry.path())? }
     }
     absent_is_fine(call(Call::RemoveFolder, path, "remove", || fs::remove_dir(path)))
+}
+
+/// When a file of this identity changed last, in content or state, since 1970.
+pub fn changed(identity: &[i64; 6]) -> Duration {
+    let [.., seconds, nanoseconds] = *identity;
+    Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0))
+}
+
+/// What tells this start of the machine from others; empty if nothing does.
+pub fn boot_id() -> String {
+    let known = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    fail::boot_id().unwrap_or_else(known).trim().to_owned()
 }
 
 /// Makes the kernel forget what it holds of a file that is on the disk, so that the next read comes from there.

@@ -258,6 +258,7 @@ pub fn apply(base: &str, delta: &Path, out: &Path, run: &ApplyRun<'_>) -> Result
             Ok(restored.report(counter.get() + read, written, start))
         }
         Err(problem) if problem.can_resume() && record.has_lines() => {
+            record.end(&problem);
             let path = staging.folder().to_owned();
             staging.keep();
             Err(Error::Unfinished { path, problem: Box::new(problem) })

@@ -9,7 +9,7 @@ use crate::limits::DELTA_FILES_MAX_BYTES;
 use crate::pass::{Action, Copied, TensorHashes};
 use crate::plan::Plan;
 use crate::report::OutputFile;
-use crate::sink::{DeltaSink, DeltaTensor, Extra, Hashes};
+use crate::sink::{DeltaSink, DeltaTensor, Extra, Hashes, Told};
 use crate::source::PieceHash;
 use std::path::{Path, PathBuf};
 
@@ -38,8 +38,8 @@ pub fn create(plan: &Plan, actions: &[Action], path: &Path) -> Result<DeltaSink>
 }
 
 /// Goes on with the delta file of an earlier run.
-pub fn resume(plan: &Plan, actions: &[Action], path: &Path, past: &Past) -> Result<DeltaSink> {
-    let mut sink = DeltaSink::resume(path, tensors(plan), &past.delta)?;
+pub fn resume(plan: &Plan, actions: &[Action], path: &Path, (past, told): (&Past, Told)) -> Result<DeltaSink> {
+    let mut sink = DeltaSink::resume(path, tensors(plan), &past.delta, told)?;
     tell_equal(&mut sink, actions);
     Ok(sink)
 }

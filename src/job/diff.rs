@@ -1,18 +1,21 @@
 //! `taskvec diff`: a fine-tuned checkpoint as a delta file on its base.
 
+use super::resume_diff::{Record, SideHashes, says_the_same};
 use super::sides::{Reader, Side};
 use crate::codec::Coding;
 use crate::codec::lossy::{Loss, Place};
 use crate::container::{Identity, Kept, RestoredFile};
 use crate::error::{Error, Result};
 use crate::limits::{DELTA_FILES_MAX_BYTES, NAME_MAX_BYTES};
-use crate::pass::{Coder, Extent, PassRun, Progress, Run, Sides, Stop, Stream};
-use crate::sink::{DeltaSink, DeltaTensor, Existing, Extra, Hashes, StagedFile, Unfinished, find_all_files};
-use crate::source::{self, Counter, Files, Io, Links, PieceHash, common_elements, open_chain};
+use crate::pass::{CodedRun, Coder, Extent, PassRun, Progress, Run, Sides, Stop, Stream};
+use crate::sink::{
+    DeltaSink, DeltaTensor, Existing, Extra, Hashes, StagedFile, Unfinished, delta_index, find_all_files,
+};
+use crate::source::{self, Counter, DeltaFile, Files, Io, Links, PieceHash, common_elements, open_chain};
 use crate::tensor::{Entry, Inventory};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a delta file is made; only `coding` changes its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,10 @@ pub struct DiffRun<'a> {
     pub links: Links,
     /// What happens to an output that is there.
     pub existing: Existing,
+    /// What happens to what an interrupted run has left.
+    pub unfinished: Unfinished,
+    /// How often what is done is noted, so that a later run can go on if this one is interrupted; `None`: never.
+    pub journal: Option<Duration>,
     /// Hears how it goes.
     pub progress: &'a (dyn Progress + 'a),
     /// Can end it.
@@ -55,6 +62,8 @@ pub struct DiffReport {
     pub bytes_read: u64,
     /// Seconds in all.
     pub seconds: f64,
+    /// Whether the delta file was there already, whole.
+    pub was_whole: bool,
 }
 
 /// Writes the delta from `base` (or from what the delta file `on` makes of it) to `model`.
@@ -76,37 +85,34 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     };
     let model = source::open(model, here, run.links)?;
     refuse_long_names(&model)?;
+    let mut model = Side::plain(model);
     let mut paths = Vec::new();
     base.number_files(&mut paths);
-    let model_file = paths.len();
-    paths.extend(model.files.iter().map(|f| (f.path.clone(), f.expected())));
+    model.number_files(&mut paths);
     let inputs: Vec<&Path> = paths.iter().map(|(p, _)| p.as_path()).collect();
-    let staged = StagedFile::begin(out, run.existing, Unfinished::Discard, &inputs)?;
     let files = Files::open(paths.iter().map(|(p, b)| (p.as_path(), *b)), run.io)?;
     let stream = Stream::new(run.threads, run.progress, run.stop)?;
-
-    let kept = kept_files(&model, &base, run.links)?;
-    let sink = DeltaSink::create(staged.part(), tensors(&base, &model))?;
-    let pairs = Pairs { base: &base, model: &model, model_file, files: &files };
-    let (sink, mut hashes, first) = pairs.code(&stream, sink, run.coding)?;
-    let (base_only, second) = pairs.hash_rest(&stream, &mut hashes)?;
-    files.check_unchanged()?;
-    run.stop.check()?;
-    let equal = hashes.iter().filter(|h| h.base.as_ref() == Some(&h.result)).count();
-    let extra = Extra { base_only, files: kept.0, content: kept.1 };
-    let loss = sink.loss();
-    let (result_root, delta_bytes) = sink.finish(&hashes, extra)?;
-    staged.publish()?;
-    Ok(DiffReport {
-        tensors: model.tensors.len(),
-        equal,
-        tensor_bytes: model.tensor_bytes(),
-        delta_bytes,
-        result_root,
-        loss,
-        bytes_read: first.bytes_read + second.bytes_read,
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    let pairs = Pairs { base: &base, model: &model, files: &files, stream: &stream, run };
+    if run.unfinished == Unfinished::Resume
+        && let Some(report) = pairs.whole(out, start)?
+    {
+        return Ok(report);
+    }
+    let staged = StagedFile::begin(out, run.existing, run.unfinished, &inputs)?;
+    let mut hashes = pairs.hashes();
+    let (mut record, sink) =
+        Record::open(&staged, run, (&files, model.first_file), tensors(&base, &model.inventory), &mut hashes)?;
+    let made = pairs.make((sink, hashes), &mut record, start);
+    match made.and_then(|report| record.finish().map(|()| report)) {
+        Ok(report) => staged.publish().map(|()| report),
+        Err(problem) if problem.can_resume() && record.has_lines() => {
+            record.end(&problem);
+            let path = staged.part().to_owned();
+            staged.keep();
+            Err(Error::Unfinished { path, problem: Box::new(problem) })
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 /// Whether values are chosen between the base's and a shared model's.
@@ -147,40 +153,107 @@ fn comparable(base: &Entry, t: &Entry) -> u64 {
 
 struct Pairs<'a> {
     base: &'a Side,
-    model: &'a Inventory,
-    model_file: usize,
+    model: &'a Side,
     files: &'a Files,
+    stream: &'a Stream<'a>,
+    run: &'a DiffRun<'a>,
 }
 
 impl Pairs<'_> {
-    /// The main pass: every tensor of the model against the base's. The base's hash is missing where it is longer.
-    fn code(
+    /// Hashes that know nothing yet.
+    fn hashes(&self) -> SideHashes {
+        let model = &self.model.inventory.tensors;
+        SideHashes {
+            result: model.iter().map(|t| PieceHash::new(t.bytes)).collect(),
+            base: model.iter().map(|t| self.covered(t).map(|b| PieceHash::new(b.bytes))).collect(),
+        }
+    }
+
+    /// Makes the delta file, or what an earlier run has not made of it.
+    fn make(
         &self,
-        stream: &Stream<'_>,
-        mut sink: DeltaSink,
-        coding: Coding,
-    ) -> Result<(DeltaSink, Vec<Hashes>, PassRun)> {
+        (mut sink, hashes): (DeltaSink, SideHashes),
+        record: &mut Record,
+        start: Instant,
+    ) -> Result<DiffReport> {
+        let kept = kept_files(&self.model.inventory, self.base, self.run.links)?;
+        let coded = self.code(&mut sink, &hashes, record);
+        if coded.as_ref().is_err_and(Error::can_resume) {
+            // The error is what is told; without the line less is kept.
+            let _ = record.stop(&mut sink, &hashes);
+        }
+        let first = coded?;
+        let (mut hashes, loss) = (hashes.finish(), sink.loss());
+        let (base_only, second) = self.hash_rest(&mut hashes)?;
+        self.files.check_unchanged()?;
+        self.run.stop.check()?;
+        let equal = hashes.iter().filter(|h| h.base.as_ref() == Some(&h.result)).count();
+        let extra = Extra { base_only, files: kept.0, content: kept.1 };
+        let (result_root, delta_bytes) = sink.finish(&hashes, extra)?;
+        let bytes_read = record.rehashed + first.bytes_read + second.bytes_read;
+        Ok(DiffReport { loss, ..self.report((equal, delta_bytes, result_root), bytes_read, start) })
+    }
+
+    fn report(
+        &self,
+        (equal, delta_bytes, result_root): (usize, u64, String),
+        bytes_read: u64,
+        start: Instant,
+    ) -> DiffReport {
+        let model = &self.model.inventory;
+        DiffReport {
+            tensors: model.tensors.len(),
+            equal,
+            tensor_bytes: model.tensor_bytes(),
+            delta_bytes,
+            result_root,
+            loss: None,
+            bytes_read,
+            seconds: start.elapsed().as_secs_f64(),
+            was_whole: false,
+        }
+    }
+
+    /// What there is to tell of `out`, if it is an exact delta file from this base to this model already.
+    fn whole(&self, out: &Path, start: Instant) -> Result<Option<DiffReport>> {
+        let Ok(there) = DeltaFile::open(out) else { return Ok(None) };
+        if !matches!(self.run.coding, Coding::Exact(_)) {
+            return Ok(None);
+        }
+        let tensors: Vec<&Entry> = self.model.inventory.tensors.iter().collect();
+        let (result, first) = self.hash(self.model, &tensors, "hash the model")?;
+        let mut hashes: Vec<Hashes> = result.into_iter().map(|result| Hashes { result, base: None }).collect();
+        let (base_only, second) = self.hash_rest(&mut hashes)?;
+        self.files.check_unchanged()?;
+        let (files, content) = kept_files(&self.model.inventory, self.base, self.run.links)?;
+        let index = delta_index(self::tensors(self.base, &self.model.inventory), &hashes, base_only, files);
+        let equal = hashes.iter().filter(|h| h.base.as_ref() == Some(&h.result)).count();
+        let made = (equal, there.file.bytes, there.metadata.result_root.clone());
+        let report = self.report(made, first.bytes_read + second.bytes_read, start);
+        Ok(says_the_same(&there, &index, &content).then_some(DiffReport { was_whole: true, ..report }))
+    }
+
+    /// The main pass: every tensor of the model that is not done yet against the base's.
+    fn code(&self, sink: &mut DeltaSink, hashes: &SideHashes, record: &mut Record) -> Result<PassRun> {
         let counter = Counter::default();
-        let model = &self.model.tensors;
+        let (first, coding) = (record.done, self.run.coding);
+        let model = &self.model.inventory.tensors[first..];
         let masks = has_masks(coding);
         // The result, its blocks, and where they are lossy what they decode to.
         let held = if matches!(coding, Coding::Lossy(_)) { 3 } else { 2 };
-        let result_hashes: Vec<PieceHash> = model.iter().map(|t| PieceHash::new(t.bytes)).collect();
-        let base_hashes: Vec<Option<PieceHash>> =
-            model.iter().map(|t| self.covered(t).map(|b| PieceHash::new(b.bytes))).collect();
         let worker = || {
             let mut coder = Coder::new(coding);
             let (mut result, mut base, mut root) = (Vec::new(), Reader::new(&counter), Vec::new());
-            let (counter, result_hashes, base_hashes) = (&counter, &result_hashes, &base_hashes);
+            let counter = &counter;
             move |run: &Run| {
-                let t = &model[run.tensor];
+                let (t, number) = (&model[run.tensor], first + run.tensor);
                 let size = t.dtype.bytes() as u64;
                 let (at, bytes) = (run.elements.start * size, (run.elements.end - run.elements.start) * size);
-                let file = self.model_file + t.file;
+                let file = self.model.first_file + t.file;
                 let span = self.files.span(file, t.offset + at, bytes as usize, &mut result, counter)?;
                 let b = self.base.find(&t.name).filter(|b| comparable(b, t) > 0);
                 let bytes = b.map(|b| self.base.read(self.files, b, run, &mut base)).transpose()?;
-                if let (Some(hash), Some(b), Some(bytes)) = (&base_hashes[run.tensor], b, &bytes) {
+                if let (Some(hash), Some(b), Some(bytes)) = (&hashes.base[number], b, &bytes) {
                     hash.update(run.elements.start.min(b.elements()) * b.dtype.bytes() as u64, bytes);
                 }
                 let same_shape = b.is_some_and(|b| b.shape == t.shape);
@@ -194,7 +267,7 @@ impl Pairs<'_> {
                     None => None,
                 };
                 let coded = coder.code(Sides {
-                    tensor: run.tensor,
+                    tensor: number,
                     dtype: t.dtype,
                     result: &span,
                     base: side,
@@ -202,7 +275,7 @@ impl Pairs<'_> {
                     same_shape,
                     place: Place { row: t.shape.last().map_or(1, |d| *d), first: run.elements.start },
                 });
-                result_hashes[run.tensor].update(at, coder.restored().unwrap_or(&span));
+                hashes.result[number].update(at, coder.restored().unwrap_or(&span));
                 Ok(coded)
             }
         };
@@ -211,10 +284,12 @@ impl Pairs<'_> {
             Extent { elements: t.elements(), element_bytes: bytes + held * t.dtype.bytes(), traffic: traffic + t.bytes }
         };
         let extents: Vec<Extent> = model.iter().map(cost).collect();
-        let pass = stream.over("diff", &extents, &counter, worker, |_, coded| sink.take_run(&coded))?;
-        let hashes = result_hashes.into_iter().zip(base_hashes);
-        let hashes = hashes.map(|(r, b)| Hashes { result: hex(r), base: b.map(hex) }).collect();
-        Ok((sink, hashes, pass))
+        let write = |run: &Run, coded: CodedRun| {
+            sink.take_run(&coded)?;
+            let whole = run.elements.end == model[run.tensor].elements();
+            record.reached(first + run.tensor + usize::from(whole), sink, hashes)
+        };
+        self.stream.over("diff", &extents, &counter, worker, write)
     }
 
     /// The base's tensor, if the main pass reads all of it.
@@ -223,33 +298,15 @@ impl Pairs<'_> {
     }
 
     /// Hashes what the main pass has not read of the base, and returns the tensors that only the base has.
-    fn hash_rest(&self, stream: &Stream<'_>, hashes: &mut [Hashes]) -> Result<(Vec<Identity>, PassRun)> {
-        let counter = Counter::default();
-        let places: BTreeMap<&str, usize> =
-            self.model.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    fn hash_rest(&self, hashes: &mut [Hashes]) -> Result<(Vec<Identity>, PassRun)> {
+        let model = self.model.inventory.tensors.iter().enumerate();
+        let places: BTreeMap<&str, usize> = model.map(|(i, t)| (t.name.as_str(), i)).collect();
         let place = |b: &Entry| places.get(b.name.as_str()).copied();
         let missing = |b: &&Entry| place(b).is_none_or(|i| hashes[i].base.is_none());
         let rest: Vec<&Entry> = self.base.inventory.tensors.iter().filter(missing).collect();
-        let sums: Vec<PieceHash> = rest.iter().map(|b| PieceHash::new(b.bytes)).collect();
-        let cost = |b: &&Entry| {
-            let (element_bytes, traffic) = self.base.cost(b);
-            Extent { elements: b.elements(), element_bytes, traffic }
-        };
-        let extents: Vec<Extent> = rest.iter().map(cost).collect();
-        let worker = || {
-            let mut reader = Reader::new(&counter);
-            let (rest, sums) = (&rest, &sums);
-            move |run: &Run| {
-                let b = rest[run.tensor];
-                let bytes = self.base.read(self.files, b, run, &mut reader)?;
-                sums[run.tensor].update(run.elements.start * b.dtype.bytes() as u64, &bytes);
-                Ok(())
-            }
-        };
-        let pass = stream.over("hash the rest", &extents, &counter, worker, |_, ()| Ok(()))?;
+        let (sums, pass) = self.hash(self.base, &rest, "hash the rest")?;
         let mut base_only = Vec::new();
-        for (b, sum) in rest.into_iter().zip(sums) {
-            let blake3 = hex(sum);
+        for (b, blake3) in rest.into_iter().zip(sums) {
             match place(b) {
                 Some(i) => hashes[i].base = Some(blake3),
                 None => {
@@ -258,6 +315,29 @@ impl Pairs<'_> {
             }
         }
         Ok((base_only, pass))
+    }
+
+    /// The hashes of tensors of one side.
+    fn hash(&self, side: &Side, tensors: &[&Entry], pass: &str) -> Result<(Vec<String>, PassRun)> {
+        let counter = Counter::default();
+        let sums: Vec<PieceHash> = tensors.iter().map(|t| PieceHash::new(t.bytes)).collect();
+        let cost = |t: &&Entry| {
+            let (element_bytes, traffic) = side.cost(t);
+            Extent { elements: t.elements(), element_bytes, traffic }
+        };
+        let extents: Vec<Extent> = tensors.iter().map(cost).collect();
+        let worker = || {
+            let mut reader = Reader::new(&counter);
+            let sums = &sums;
+            move |run: &Run| {
+                let t = tensors[run.tensor];
+                let bytes = side.read(self.files, t, run, &mut reader)?;
+                sums[run.tensor].update(run.elements.start * t.dtype.bytes() as u64, &bytes);
+                Ok(())
+            }
+        };
+        let pass = self.stream.over(pass, &extents, &counter, worker, |_, ()| Ok(()))?;
+        Ok((sums.into_iter().map(hex).collect(), pass))
     }
 }
 

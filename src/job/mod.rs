@@ -9,10 +9,12 @@ mod done;
 mod fused;
 mod known;
 mod machine;
+mod noted;
 mod output;
 mod read;
 mod resume;
 mod resume_apply;
+mod resume_diff;
 mod scoring;
 mod sides;
 mod stages;
@@ -41,11 +43,12 @@ use crate::pass::{
 use crate::plan::{Options, Plan, Taken};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
-use crate::sink::{DeltaSink, Existing, Shards, StagedFile, Staging, Unfinished};
+use crate::sink::{DeltaSink, Existing, Shards, StagedFile, Staging, Told, Unfinished, WrittenTensor};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::Survey;
 use crate::tensor::Inventory;
-use resume::{NotedMerge, Past, Record};
+use noted::NotedMerge;
+use resume::{Past, Record};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -209,6 +212,7 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
             Ok(report)
         }
         Err(problem) if problem.can_resume() && record.as_ref().is_some_and(|r| r.has_lines) => {
+            record.iter_mut().for_each(|record| record.end(&problem));
             let path = staging.folder().to_owned();
             staging.keep();
             aside.into_iter().for_each(StagedFile::keep);
@@ -250,7 +254,7 @@ fn fill(
     let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
 
     let delta_path = aside.map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
-    let mut target = Output::open(plan, staging, &actions, &delta_path, &mut past, &mut runs)?;
+    let mut target = Output::open(plan, staging, &actions, &delta_path, (&mut past, record.as_mut()), &mut runs)?;
     if let Some((file, layout)) = masks.zip(plan.masks.as_ref()) {
         target.shards.add(file.part(), layout)?;
     }
@@ -361,7 +365,7 @@ impl Output {
         staging: &Staging,
         actions: &[Action],
         delta_path: &Path,
-        past: &mut Past,
+        (past, record): (&mut Past, Option<&mut Record>),
         runs: &mut Vec<PassRun>,
     ) -> Result<Self> {
         if past.tensors > 0 {
@@ -376,6 +380,7 @@ impl Output {
                 Err(error) => tracing::warn!("{error}; the parts are made again"),
             }
             past.forget_merge();
+            record.map_or(Ok(()), Record::begin_anew)?;
         }
         let written: Vec<PieceHash> = plan.shards.iter().map(|s| PieceHash::new(s.file_bytes())).collect();
         plan.shards.iter().zip(&written).for_each(|(shard, hash)| hash.update(0, &shard.header));
@@ -392,8 +397,13 @@ impl Output {
         past: &Past,
     ) -> Result<Option<(Self, PassRun)>> {
         let shards = Shards::resume(staging.folder(), &plan.shards)?;
-        let Some((written, rehashed)) = past.check_parts(plan, &shards)? else { return Ok(None) };
-        let delta = plan.writes_delta().then(|| delta::resume(plan, actions, delta_path, past)).transpose()?;
+        let delta_path = plan.writes_delta().then_some(delta_path);
+        let told = past.told(&shards, delta_path)?;
+        let Some((written, mut rehashed)) = past.check_parts(plan, &shards, told)? else { return Ok(None) };
+        if told == Told::Unproven {
+            rehashed.bytes_read += past.delta.iter().map(WrittenTensor::payload_bytes).sum::<u64>();
+        }
+        let delta = delta_path.map(|path| delta::resume(plan, actions, path, (past, told))).transpose()?;
         Ok(Some((Self { shards, written, delta }, rehashed)))
     }
 }

@@ -1,39 +1,46 @@
 //! What a merge notes in its journal, and how a later run takes it up.
 
 use super::Run;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::kernel::Change;
-use crate::pass::{CodedRun, Engine, Follower, PassRun, TensorHashes};
+use crate::pass::{Engine, PassRun, TensorHashes};
 use crate::plan::Plan;
-use crate::sink::{DeltaSink, Journal, Shards, Staging, Unfinished, WrittenTensor};
+use crate::sink::{Journal, Left, Shards, Staging, Told, WrittenTensor};
 use crate::source::{Files, HashState, PieceHash};
-use crate::survey::{Block, Form, Saliency, Statistic};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Bytes read at a time when parts are hashed again.
 const REHASH_BYTES: u64 = 4 << 20;
 
+/// A run that is killed may have written so long after its last sign of life: a job, on a disk that is busy.
+const LIFE: Duration = Duration::from_millis(200);
+
 /// What a line of the journal says: everything that came since the line before.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Line {
+pub struct Line {
+    /// The merge begins anew: what earlier lines say of it does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// Pass 1: the bits of a tensor's sums, by task.
-    sums: Vec<(usize, Vec<u64>)>,
+    pub sums: Vec<(usize, Vec<u64>)>,
     /// The merge: so many leading tensors are written.
-    tensors: usize,
+    pub tensors: usize,
     /// Their changed elements, and the bits of their largest change.
-    changes: Vec<(usize, u64, u32)>,
+    pub changes: Vec<(usize, u64, u32)>,
     /// The hashes of the base's side and the result's, as far as they are wanted.
-    hashes: Vec<(usize, Option<String>, Option<String>)>,
+    pub hashes: Vec<(usize, Option<String>, Option<String>)>,
     /// The payloads of the delta file.
-    delta: Vec<WrittenTensor>,
+    pub delta: Vec<WrittenTensor>,
     /// By shard: what has been written.
-    written: Vec<(usize, HashState)>,
+    pub written: Vec<(usize, HashState)>,
     /// By input file: what has been read and hashed.
-    inputs: Vec<(usize, HashState)>,
-    /// What tells the weight files from changed ones, where the run stopped and nobody wrote to them since.
-    parts: Option<Vec<[i64; 6]>>,
+    pub inputs: Vec<(usize, HashState)>,
+    /// What tells the weight files and the delta file from changed ones, where the run was stopped.
+    pub parts: Option<Vec<[i64; 6]>>,
 }
 
 /// What an earlier run has done.
@@ -50,28 +57,35 @@ pub struct Past {
     written: BTreeMap<usize, HashState>,
     inputs: BTreeMap<usize, HashState>,
     parts: Option<Vec<[i64; 6]>>,
+    /// When it was killed, if the machine still knows what it wrote.
+    alive: Option<Duration>,
 }
 
 /// Notes what is done.
 #[derive(Debug)]
 pub struct Record {
-    journal: Journal,
+    pub journal: Journal,
     /// Whether there is anything to go on with.
     pub has_lines: bool,
     /// Leading tensors that are written, and of which the journal knows.
-    done: usize,
-    noted: usize,
-    changes: Vec<Option<Change>>,
+    pub done: usize,
+    pub noted: usize,
+    pub changes: Vec<Option<Change>>,
     /// Bytes of each file of which the journal knows.
-    inputs: Vec<u64>,
-    written: Vec<u64>,
+    pub inputs: Vec<u64>,
+    pub written: Vec<u64>,
+    /// Weight files written to since the last sync.
+    pub unsynced: BTreeSet<usize>,
 }
 
 impl Past {
-    fn from_lines(lines: Vec<serde_json::Value>) -> Self {
-        let mut past = Self::default();
-        for line in lines {
+    fn from_left(left: Left) -> Self {
+        let mut past = Self { alive: left.alive, ..Self::default() };
+        for line in left.lines {
             let Ok(line) = serde_json::from_value::<Line>(line) else { break };
+            if line.anew {
+                past.forget_merge();
+            }
             let float = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
             past.sums.extend(line.sums.into_iter().map(|(t, bits)| (t, float(bits))));
             past.tensors = line.tensors.max(past.tensors);
@@ -93,8 +107,8 @@ impl Past {
 
     /// Forgets the merge: its parts are damaged.
     pub fn forget_merge(&mut self) {
-        *self =
-            Self { sums: std::mem::take(&mut self.sums), inputs: std::mem::take(&mut self.inputs), ..Self::default() };
+        let (sums, inputs) = (std::mem::take(&mut self.sums), std::mem::take(&mut self.inputs));
+        *self = Self { sums, inputs, alive: self.alive, ..Self::default() };
     }
 
     /// Takes over the hashes of inputs.
@@ -111,30 +125,36 @@ impl Past {
 
     /// Takes over the hashes of tensors.
     pub fn restore_tensors(&self, plan: &Plan, hashes: &mut TensorHashes) {
-        let known = |bytes: u64, hex: &Option<String>| {
-            let hash = blake3::Hash::from_hex(hex.as_ref()?).ok()?;
-            Some(PieceHash::known(bytes, hash))
-        };
         for (&t, (base, result)) in &self.hashes {
             let planned = &plan.tensors[t];
             let base_bytes = planned.elements * planned.places[0].dtype.bytes() as u64;
-            if let Some(hash) = known(base_bytes, base) {
+            if let Some(hash) = restored(base_bytes, base.as_ref()) {
                 hashes.base[t] = hash;
             }
-            if let Some(hash) = known(planned.bytes(), result) {
+            if let Some(hash) = restored(planned.bytes(), result.as_ref()) {
                 hashes.result[t] = hash;
             }
         }
     }
 
-    /// Hashes again what stands in the weight files, unless nobody has written to them since the run stopped; `None` if it
-    /// is not what was written.
-    pub fn check_parts(&self, plan: &Plan, shards: &Shards) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
+    /// Whether anybody has written to these files since the run ended.
+    pub fn told(&self, shards: &Shards, delta: Option<&Path>) -> Result<Told> {
+        let mut found = shards.identities()?;
+        found.extend(delta.map(|path| disk::File::open(path)?.identity()).transpose()?);
+        let untouched = match &self.parts {
+            Some(parts) => *parts == found,
+            None => self.alive.is_some_and(|alive| found.iter().all(|file| disk::changed(file) <= alive + LIFE)),
+        };
+        Ok(if untouched { Told::Untouched } else { Told::Unproven })
+    }
+
+    /// Hashes again what stands in the weight files, unless it is known to be untouched; `None` if it is not what was
+    /// written.
+    pub fn check_parts(&self, plan: &Plan, shards: &Shards, told: Told) -> Result<Option<(Vec<PieceHash>, PassRun)>> {
         let start = Instant::now();
         if self.tensors > plan.tensors.len() || (plan.writes_delta() && self.delta.len() != self.tensors) {
             return Ok(None);
         }
-        let untouched = self.parts.is_some() && self.parts == Some(shards.identities()?);
         let mut bytes_read = 0;
         let mut hashes = Vec::with_capacity(plan.shards.len());
         for (number, shard) in plan.shards.iter().enumerate() {
@@ -143,7 +163,7 @@ impl Past {
             if !self.covers(plan, number, &state) {
                 return Ok(None);
             }
-            if !untouched {
+            if told == Told::Unproven {
                 let again = PieceHash::new(shard.file_bytes());
                 let mut buffer = Vec::new();
                 for &(from, to) in &state.covered {
@@ -202,16 +222,8 @@ pub fn open(
     first: &serde_json::Value,
 ) -> Result<(Option<Record>, Past)> {
     let Some(every) = run.journal else { return Ok((None, Past::default())) };
-    let found = match run.unfinished {
-        Unfinished::Resume => Journal::resume(staging.folder(), first, every)?,
-        Unfinished::Discard => None,
-    };
-    let (journal, past) = if let Some((journal, lines)) = found {
-        (journal, Past::from_lines(lines))
-    } else {
-        staging.clear()?;
-        (Journal::begin(staging.folder(), first, every)?, Past::default())
-    };
+    let (journal, left) = Journal::open(&staging.journal(), first, every, run.unfinished, || staging.clear())?;
+    let past = left.map(Past::from_left).unwrap_or_default();
     let record = Record {
         journal,
         has_lines: !past.is_empty(),
@@ -220,6 +232,7 @@ pub fn open(
         changes: vec![None; plan.tensors.len()],
         inputs: vec![0; plan.files.len()],
         written: vec![0; plan.shards.len()],
+        unsynced: BTreeSet::new(),
     };
     Ok((Some(record), past))
 }
@@ -230,13 +243,23 @@ impl Record {
         (self.done, self.noted) = (tensors, tensors);
     }
 
+    /// Notes, before parts are made again, that there are none.
+    pub fn begin_anew(&mut self) -> Result<()> {
+        self.journal.add(value(&Line { anew: true, ..Line::default() })?, || Ok(Vec::new()))
+    }
+
     /// Removes the journal: everything is whole.
     pub fn finish(&mut self) -> Result<()> {
         self.journal.remove()
     }
 
+    /// The run ends early with this error, after which not every disk can be believed.
+    pub fn end(&mut self, error: &Error) {
+        self.journal.end_with(error);
+    }
+
     /// The states of hashes that know more than the journal.
-    fn news(known: &mut [u64], hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
+    pub fn news(known: &mut [u64], hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
         let mut news = Vec::new();
         for (file, (known, hash)) in known.iter_mut().zip(hashes).enumerate() {
             let state = hash.state();
@@ -250,172 +273,17 @@ impl Record {
     }
 }
 
-fn value(line: &Line) -> Result<serde_json::Value> {
+/// A hash that is complete, to be kept.
+pub fn known(hash: &PieceHash) -> Option<String> {
+    hash.root().map(|root| root.to_hex().to_string())
+}
+
+/// The hash of so many bytes that was kept.
+pub fn restored(bytes: u64, kept: Option<&String>) -> Option<PieceHash> {
+    Some(PieceHash::known(bytes, blake3::Hash::from_hex(kept?).ok()?))
+}
+
+/// A line as the journal takes it.
+pub fn value(line: &Line) -> Result<serde_json::Value> {
     serde_json::to_value(line).map_err(|e| Error::Usage(format!("journal: {e}")))
-}
-
-/// Pass 1, noted tensor by tensor.
-pub struct NotedScores<'a, 'e> {
-    saliency: &'a mut Saliency,
-    record: &'a mut Record,
-    engine: &'a Engine<'e>,
-    tasks: usize,
-    /// The tensor under way, and whole ones that are not noted yet.
-    current: Option<usize>,
-    whole: Vec<usize>,
-    problem: Option<Error>,
-}
-
-impl<'a, 'e> NotedScores<'a, 'e> {
-    pub fn new(saliency: &'a mut Saliency, record: &'a mut Record, engine: &'a Engine<'e>, tasks: usize) -> Self {
-        Self { saliency, record, engine, tasks, current: None, whole: Vec::new(), problem: None }
-    }
-
-    fn line(&mut self) -> Result<serde_json::Value> {
-        let inputs = Record::news(&mut self.record.inputs, self.engine.hashes().unwrap_or_default());
-        let mut line = Line { inputs, ..Line::default() };
-        let sums = |t: usize| (0..self.tasks).map(|k| self.saliency.sum(t, k).to_bits()).collect();
-        line.sums = self.whole.drain(..).map(|t| (t, sums(t))).collect();
-        self.record.has_lines = true;
-        value(&line)
-    }
-
-    fn note(&mut self) -> Result<()> {
-        if self.whole.is_empty() || !self.record.journal.is_due() {
-            return Ok(());
-        }
-        let line = self.line()?;
-        self.record.journal.add(Vec::new(), line)
-    }
-
-    /// Ends the pass, which went as `result` says.
-    pub fn finish<T>(mut self, result: Result<T>) -> Result<T> {
-        match result {
-            Ok(done) => {
-                // Every tensor is whole.
-                self.whole.extend(self.current);
-                if !self.whole.is_empty() {
-                    let line = self.line()?;
-                    self.record.journal.add_soon(Vec::new(), line)?;
-                }
-                self.problem.map_or(Ok(done), Err)
-            }
-            Err(error) => {
-                if error.can_resume()
-                    && !self.whole.is_empty()
-                    && let Ok(line) = self.line()
-                {
-                    let _ = self.record.journal.add_last(line);
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Statistic for NotedScores<'_, '_> {
-    fn name(&self) -> &'static str {
-        self.saliency.name()
-    }
-
-    fn form(&self) -> Form {
-        self.saliency.form()
-    }
-
-    fn observe(&self, worker: usize, block: Block<'_>, sums: &mut Vec<f64>) {
-        self.saliency.observe(worker, block, sums);
-    }
-
-    fn fold(&mut self, tensor: usize, sums: &[f64]) {
-        if self.current != Some(tensor) {
-            self.whole.extend(self.current.replace(tensor));
-            if self.problem.is_none() {
-                self.problem = self.note().err();
-            }
-        }
-        self.saliency.fold(tensor, sums);
-    }
-}
-
-/// The merge, noted as far as its bytes are on the disk.
-pub struct NotedMerge<'a, 'e> {
-    pub record: Option<&'a mut Record>,
-    pub engine: &'a Engine<'e>,
-    pub shards: &'a Shards,
-    pub delta: Option<&'a mut DeltaSink>,
-    pub hashes: Option<&'a TensorHashes>,
-    pub written: &'a [PieceHash],
-    /// The tensor of the pass's first work.
-    pub first: usize,
-}
-
-impl NotedMerge<'_, '_> {
-    /// What came since the line before, and the files that must be on the disk before it is noted.
-    fn line(&mut self) -> Result<Option<(Vec<crate::disk::File>, Line, &mut Record)>> {
-        let Some(record) = &mut self.record else { return Ok(None) };
-        let tensors = record.noted..record.done;
-        let (mut inputs, mut written) = (record.inputs.clone(), record.written.clone());
-        let mut line = Line { tensors: record.done, ..Line::default() };
-        line.inputs = Record::news(&mut inputs, self.engine.hashes().unwrap_or_default());
-        line.written = Record::news(&mut written, self.written);
-        let mut files = self.shards.again(line.written.iter().map(|(shard, _)| *shard))?;
-        if let Some(delta) = &mut self.delta {
-            delta.end_before(record.done)?;
-            line.delta = delta.written(tensors.clone());
-            files.push(delta.write_out()?);
-        }
-        let change = |t: usize| record.changes[t].map(|c| (t, c.elements, c.max_abs.to_bits()));
-        line.changes = tensors.clone().filter_map(change).collect();
-        if let Some(hashes) = self.hashes {
-            let hex = |h: &PieceHash| h.root().map(|h| h.to_hex().to_string());
-            line.hashes = tensors.map(|t| (t, hex(&hashes.base[t]), hex(&hashes.result[t]))).collect();
-        }
-        // Only now that nothing can fail: what is told once is not told again.
-        (record.inputs, record.written, record.noted) = (inputs, written, record.done);
-        record.has_lines = true;
-        Ok(Some((files, line, record)))
-    }
-
-    /// Notes the last tensors.
-    pub fn finish(&mut self) -> Result<()> {
-        if self.record.as_ref().is_none_or(|r| r.done == r.noted) {
-            return Ok(());
-        }
-        self.line()?.map_or(Ok(()), |(files, line, record)| record.journal.add_soon(files, value(&line)?))
-    }
-
-    /// Notes, before the run ends early, what is on the disk by then.
-    pub fn stop(&mut self, error: &Error) {
-        let worth = self.record.as_ref().is_some_and(|r| r.done > 0);
-        if error.can_resume() && worth {
-            // The error is what is told; without the line less is kept.
-            let _ = self.last_line();
-        }
-    }
-
-    fn last_line(&mut self) -> Result<()> {
-        let shards = self.shards;
-        let Some((files, mut line, record)) = self.line()? else { return Ok(()) };
-        files.iter().try_for_each(crate::disk::File::sync)?;
-        line.parts = Some(shards.identities()?);
-        record.journal.add_last(value(&line)?)
-    }
-}
-
-impl Follower for NotedMerge<'_, '_> {
-    fn take(&mut self, run: &CodedRun) -> Result<()> {
-        self.delta.as_mut().map_or(Ok(()), |delta| delta.take_run(run))
-    }
-
-    fn reached(&mut self, works: usize, changes: &[Option<Change>]) -> Result<()> {
-        let Some(record) = &mut self.record else { return Ok(()) };
-        for tensor in record.done..self.first + works {
-            record.changes[tensor] = changes[tensor];
-            record.done = tensor + 1;
-        }
-        if record.done == record.noted || !record.journal.is_due() {
-            return Ok(());
-        }
-        self.line()?.map_or(Ok(()), |(files, line, record)| record.journal.add(files, value(&line)?))
-    }
 }

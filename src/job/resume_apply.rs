@@ -4,7 +4,7 @@
 use super::apply::{ApplyRun, Restored};
 use crate::error::{Error, Result};
 use crate::plan::Shard;
-use crate::sink::{Journal, Shards, Staging, Unfinished};
+use crate::sink::{Journal, Shards, Staging};
 use crate::source::{DeltaFile, Files};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::path::Path;
 const REHASH_BYTES: u64 = 4 << 20;
 
 /// What a line of the journal says.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// The base has the hashes that the delta was made for.
     pub base: bool,
@@ -41,18 +41,10 @@ impl Record {
         let Some(every) = run.journal else {
             return Ok(Self { journal: None, noted: Done::default(), done: Done::default() });
         };
-        let found = match run.unfinished {
-            Unfinished::Resume => Journal::resume(staging.folder(), &first, every)?,
-            Unfinished::Discard => None,
-        };
-        if let Some((journal, lines)) = found {
-            let last = lines.into_iter().rev().find_map(|line| serde_json::from_value(line).ok());
-            let done: Done = last.unwrap_or_default();
-            return Ok(Self { journal: Some(journal), noted: done, done });
-        }
-        staging.clear()?;
-        let journal = Some(Journal::begin(staging.folder(), &first, every)?);
-        Ok(Self { journal, noted: Done::default(), done: Done::default() })
+        let (journal, left) = Journal::open(&staging.journal(), &first, every, run.unfinished, || staging.clear())?;
+        let lines = left.map(|left| left.lines).unwrap_or_default();
+        let done: Done = lines.into_iter().rev().find_map(|line| serde_json::from_value(line).ok()).unwrap_or_default();
+        Ok(Self { journal: Some(journal), noted: done, done })
     }
 
     /// Whether there is anything to go on with.
@@ -94,21 +86,23 @@ impl Record {
     /// Notes what is done, if it is time.
     pub fn note(&mut self, shards: Option<&Shards>) -> Result<()> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
-        let news = (self.noted.base, self.noted.tensors) != (self.done.base, self.done.tensors);
-        if !news || !journal.is_due() {
+        if self.noted == self.done || !journal.is_due() {
             return Ok(());
         }
-        let files = shards.map(Shards::all_again).transpose()?.unwrap_or_default();
         self.noted = self.done;
-        journal.add(files, value(self.done))
+        journal.add(value(self.done), || shards.map_or(Ok(Vec::new()), Shards::all_again))
     }
 
     /// Notes, before the run ends early, what is on the disk by then.
     pub fn stop(&mut self, shards: &Shards) -> Result<()> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
-        shards.all_again()?.iter().try_for_each(crate::disk::File::sync)?;
         self.noted = self.done;
-        journal.add_last(value(self.done))
+        journal.add_last(value(self.done), shards.all_again()?)
+    }
+
+    /// The run ends early with this error, after which not every disk can be believed.
+    pub fn end(&mut self, error: &Error) {
+        self.journal.iter_mut().for_each(|journal| journal.end_with(error));
     }
 
     /// Removes the journal: everything is whole.

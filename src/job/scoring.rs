@@ -1,7 +1,8 @@
 //! The LwPTV stage: pass 1, scores, thresholds, masks.
 
 use super::known;
-use super::resume::{NotedScores, Past, Record};
+use super::noted::NotedScores;
+use super::resume::{Past, Record};
 use crate::error::Result;
 use crate::kernel;
 use crate::mask::{Consensus, Mask, Threshold};

@@ -23,7 +23,7 @@ pub struct Coefficients {
 impl Coefficients {
     /// Reads a file's text; `place` is what messages call it.
     pub fn parse(text: &str, place: &str, experts: usize) -> Result<Self> {
-        let value = Value::parse(text);
+        let value = Value::parse_long(text);
         let value = value.map_err(|e| crate::error::Error::recipe(place, format!("not valid JSON or YAML: {e}")))?;
         let root = Node { value: &value, place: place.into() };
         if let Value::List(_) = value {
@@ -127,6 +127,16 @@ mod tests {
         }
         assert_eq!(weights("[[1.0, 0.3, 0.4]]", "any").unwrap(), [Some(0.3), Some(0.4)]);
         assert_eq!(weights("{layers: {a: [1, 2]}, default: [3, 4]}", "c").unwrap(), [Some(3.0), Some(4.0)]);
+    }
+
+    #[test]
+    fn eight_coefficients_for_each_of_sixty_thousand_tensors_are_read_and_more_than_two_million_refused() {
+        let row = |i: usize| format!("\"layers.{i}.weight\": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, {i}]");
+        let rows: Vec<String> = (0..60_000).map(row).collect();
+        let read = Coefficients::parse(&format!("{{\"layers\": {{{}}}}}", rows.join(",\n")), "f", 8).unwrap();
+        assert_eq!(read.of_expert(7).at("layers.59999.weight", 0.0), Some(59_999.0));
+        let many = Coefficients::parse(&format!("[[{}0]]", "0,".repeat(2_000_000)), "f", 8).unwrap_err();
+        assert!(many.to_string().contains("more than 2000000 values"), "{many}");
     }
 
     #[test]

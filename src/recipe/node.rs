@@ -1,6 +1,7 @@
 //! YAML as a tree whose every node knows where it stands, so that messages can say it.
 
 use crate::error::{Error, Result};
+use crate::limits::COEFFICIENTS_MAX_VALUES;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,6 +28,16 @@ impl Value {
     /// Parses one YAML document.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         serde_saphyr::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// Parses JSON, or else one YAML document. As JSON a file may hold more: what reads YAML stops at a quarter of a million
+    /// values.
+    pub fn parse_long(text: &str) -> std::result::Result<Self, String> {
+        let values = text.bytes().filter(|b| b",:[{".contains(b)).count();
+        if values > COEFFICIENTS_MAX_VALUES {
+            return Err(format!("more than {COEFFICIENTS_MAX_VALUES} values"));
+        }
+        serde_json::from_str(text).or_else(|_| Self::parse(text))
     }
 
     fn kind(&self) -> &'static str {

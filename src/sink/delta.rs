@@ -5,7 +5,7 @@ use crate::container::{
     BaseTensor, Head, Histogram, Identity, Index, Metadata, RestoredFile, Tensor, Writer, WrittenPayload, put_histogram,
 };
 use crate::disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pass::CodedRun;
 use crate::survey::BlockSum;
 use crate::tensor::{Dtype, Statistics};
@@ -39,9 +39,10 @@ pub struct DeltaSink {
     /// By tensor.
     payloads: Vec<Option<Payload>>,
     statistics: Vec<Option<Statistics>>,
-    /// Whether any block is lossy, and what was lost.
-    lossy: bool,
-    loss: Loss,
+    /// By tensor: whether any block is lossy, and what was lost.
+    losses: Vec<(bool, Loss)>,
+    /// Whether a tensor could not be ended, so that nothing is known of it.
+    failed: bool,
 }
 
 /// A payload's hash and its place, counted from the end of the header.
@@ -59,6 +60,25 @@ pub struct WrittenTensor {
     payload: Option<Payload>,
     /// Changed elements; the bits of sum, sum of squares and largest magnitude.
     statistics: Option<[u64; 4]>,
+    /// Whether any block is lossy; the bits of bound, sum of squared errors and of squares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss: Option<(bool, [u64; 3])>,
+}
+
+impl WrittenTensor {
+    /// Bytes of its payload.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload.as_ref().map_or(0, |p| p.end - p.begin)
+    }
+}
+
+/// What a journal tells of the file of an earlier run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is to be hashed.
+    Unproven,
+    /// Nobody has written to it since.
+    Untouched,
 }
 
 /// The statistics of the tensor under way; `None` once a run has none.
@@ -102,13 +122,16 @@ impl DeltaSink {
     }
 
     /// Goes on with the file at `path`, in which these tensors are written. Fails if one of them is damaged.
-    pub fn resume(path: &Path, tensors: Vec<DeltaTensor>, written: &[WrittenTensor]) -> Result<Self> {
+    pub fn resume(path: &Path, tensors: Vec<DeltaTensor>, written: &[WrittenTensor], told: Told) -> Result<Self> {
         let payload = |w: &WrittenTensor| {
             let Payload { hash, begin, end } = w.payload.clone()?;
             Some(WrittenPayload { tensor: tensors[w.tensor].name.clone(), hash, begin, end })
         };
         let payloads: Vec<WrittenPayload> = written.iter().filter_map(payload).collect();
         let writer = Writer::resume(path, tensors.iter().map(|t| t.name.as_str()), &payloads)?;
+        if told == Told::Unproven {
+            payloads.iter().try_for_each(|payload| writer.check(payload))?;
+        }
         let mut sink = Self::new(writer, tensors);
         for w in written {
             sink.payloads[w.tensor].clone_from(&w.payload);
@@ -118,26 +141,34 @@ impl DeltaSink {
                 sum_squares: f64::from_bits(squares),
                 max_abs: f32::from_bits(max as u32),
             });
+            if let Some((lossy, [bound, errors, squares])) = w.loss {
+                let (bound, error_squares) = (f32::from_bits(bound as u32), f64::from_bits(errors));
+                sink.losses[w.tensor] = (lossy, Loss { bound, error_squares, tau_squares: f64::from_bits(squares) });
+            }
         }
         Ok(sink)
     }
 
     fn new(writer: Writer, tensors: Vec<DeltaTensor>) -> Self {
-        let (payloads, statistics) = (vec![None; tensors.len()], vec![None; tensors.len()]);
+        let count = tensors.len();
         Self {
             writer,
             tensors,
             current: None,
             gathered: Gathered::default(),
-            payloads,
-            statistics,
-            lossy: false,
-            loss: Loss::default(),
+            payloads: vec![None; count],
+            statistics: vec![None; count],
+            losses: vec![(false, Loss::default()); count],
+            failed: false,
         }
     }
 
-    /// Ends the tensor under way if it lies before `tensor`: no run of it comes any more.
+    /// Ends the tensor under way if it lies before `tensor`: no run of it comes any more. Fails if one could not be ended.
     pub fn end_before(&mut self, tensor: usize) -> Result<()> {
+        if self.failed {
+            let earlier = std::io::Error::other("an earlier write has failed");
+            return Err(Error::io(self.writer.path(), "write")(earlier));
+        }
         if self.current.is_some_and(|t| t < tensor) { self.end_tensor() } else { Ok(()) }
     }
 
@@ -149,6 +180,9 @@ impl DeltaSink {
             tensor,
             payload: self.payloads[tensor].clone(),
             statistics: self.statistics[tensor].as_ref().map(bits),
+            loss: Some(self.losses[tensor]).filter(|known| *known != Default::default()).map(|(lossy, l)| {
+                (lossy, [u64::from(l.bound.to_bits()), l.error_squares.to_bits(), l.tau_squares.to_bits()])
+            }),
         };
         tensors.map(of).collect()
     }
@@ -184,16 +218,17 @@ impl DeltaSink {
         }
         if let Some(scheme) = run.scheme {
             self.writer.lossy(scheme);
-            self.lossy = true;
         }
-        self.loss = self.loss.join(run.loss);
+        let (lossy, loss) = &mut self.losses[run.tensor];
+        (*lossy, *loss) = (*lossy || run.scheme.is_some(), loss.join(run.loss));
         self.gathered.add(run);
         Ok(())
     }
 
     /// What was lost; `None` if all blocks are exact.
     pub fn loss(&self) -> Option<Loss> {
-        self.lossy.then_some(self.loss)
+        let (lossy, loss) = self.losses.iter().fold((false, Loss::default()), |a, b| (a.0 || b.0, a.1.join(b.1)));
+        lossy.then_some(loss)
     }
 
     /// Says that every byte of a tensor is the base's, so that no run of it comes.
@@ -210,20 +245,9 @@ impl DeltaSink {
     pub fn finish(mut self, hashes: &[Hashes], extra: Extra) -> Result<(String, u64)> {
         self.end_tensor()?;
         let error_bound = self.loss().map(|l| f64::from(l.bound).to_string());
-        let mut index =
-            Index { metadata: BTreeMap::new(), tensors: Vec::new(), base_only: extra.base_only, files: extra.files };
-        let made = self.tensors.into_iter().zip(hashes).zip(self.payloads.into_iter().zip(self.statistics));
-        for ((t, hashes), (payload, statistics)) in made {
-            let base = t.base.zip(hashes.base.clone());
-            index.tensors.push(Tensor {
-                name: t.name,
-                dtype: t.dtype,
-                shape: t.shape,
-                blake3: hashes.result.clone(),
-                base: base.map(|((dtype, shape), blake3)| BaseTensor { dtype, shape, blake3 }),
-                payload: payload.map(|p| p.hash),
-                statistics,
-            });
+        let mut index = index(self.tensors, hashes, extra.base_only, extra.files);
+        for (t, (payload, statistics)) in index.tensors.iter_mut().zip(self.payloads.into_iter().zip(self.statistics)) {
+            (t.payload, t.statistics) = (payload.map(|p| p.hash), statistics);
         }
         let metadata = Metadata { base_root: index.base_root(), result_root: index.result_root(), error_bound };
         index.metadata = metadata.fields();
@@ -232,16 +256,39 @@ impl DeltaSink {
     }
 
     fn end_tensor(&mut self) -> Result<()> {
-        if let Some(tensor) = self.current.take() {
-            let (statistics, histogram) = std::mem::take(&mut self.gathered).finish().unzip();
-            let histogram = put_histogram(&histogram.unwrap_or_default());
-            let hash = self.writer.end(&self.tensors[tensor].name, &histogram)?;
-            let payload = |(hash, (begin, end))| Payload { hash, begin, end };
-            self.payloads[tensor] = hash.zip(self.writer.last_payload()).map(payload);
-            self.statistics[tensor] = statistics;
-        }
+        let Some(tensor) = self.current.take() else { return Ok(()) };
+        let (statistics, histogram) = std::mem::take(&mut self.gathered).finish().unzip();
+        let histogram = put_histogram(&histogram.unwrap_or_default());
+        let ended = self.writer.end(&self.tensors[tensor].name, &histogram);
+        self.failed = ended.is_err();
+        let payload = |(hash, (begin, end))| Payload { hash, begin, end };
+        self.payloads[tensor] = ended?.zip(self.writer.last_payload()).map(payload);
+        self.statistics[tensor] = statistics;
         Ok(())
     }
+}
+
+/// What a delta file says of tensors and files, without what is known of payloads.
+pub fn index(
+    tensors: Vec<DeltaTensor>,
+    hashes: &[Hashes],
+    base_only: Vec<Identity>,
+    files: Vec<RestoredFile>,
+) -> Index {
+    let tensor = |(t, hashes): (DeltaTensor, &Hashes)| {
+        let base = t.base.zip(hashes.base.clone());
+        Tensor {
+            name: t.name,
+            dtype: t.dtype,
+            shape: t.shape,
+            blake3: hashes.result.clone(),
+            base: base.map(|((dtype, shape), blake3)| BaseTensor { dtype, shape, blake3 }),
+            payload: None,
+            statistics: None,
+        }
+    };
+    let tensors = tensors.into_iter().zip(hashes).map(tensor).collect();
+    Index { metadata: BTreeMap::new(), tensors, base_only, files }
 }
 
 impl Gathered {

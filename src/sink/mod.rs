@@ -12,8 +12,8 @@ mod staging;
 pub use card::card;
 pub use chat_template::{NAME as CHAT_TEMPLATE, chat_template};
 pub use config::ConfigEdits;
-pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes, WrittenTensor};
-pub use journal::Journal;
+pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes, Told, WrittenTensor, index as delta_index};
+pub use journal::{Journal, Left};
 pub use shards::Shards;
 pub use side_files::{
     SideFile, edited, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words,

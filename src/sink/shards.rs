@@ -84,7 +84,8 @@ impl Shards {
         if before + bytes < WRITEBACK_BYTES {
             return;
         }
-        if let (Some(sync), Ok(file)) = (&self.sync, self.files[shard].again())
+        // Opened anew: each open file hears of a failed write-back once, and who notes what is synced must hear of it.
+        if let (Some(sync), Ok(file)) = (&self.sync, disk::File::open(self.files[shard].path()))
             && sync.request.try_send(file).is_ok()
         {
             self.unsynced.store(0, Ordering::Relaxed);

@@ -82,10 +82,16 @@ impl Staging {
         Ok(())
     }
 
-    /// Makes the folder empty again.
+    /// Makes the folder empty again, for a journal and what it tells of.
     pub fn clear(&self) -> Result<()> {
         disk::remove_folder(&self.folder)?;
-        disk::make_folder(&self.folder)
+        disk::make_folder(&self.folder)?;
+        self.sync_parent()
+    }
+
+    /// Where the run's journal is.
+    pub fn journal(&self) -> PathBuf {
+        self.folder.join(".journal")
     }
 
     /// Leaves the folder for a later run to go on with.
@@ -216,6 +222,7 @@ pub fn stream_whole(path: &Path, write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Res
 pub struct StagedFile {
     out: PathBuf,
     part: PathBuf,
+    journal: PathBuf,
     lock_path: PathBuf,
     _lock: File,
     existing: Existing,
@@ -235,11 +242,24 @@ impl StagedFile {
         let lock = lock(&lock_path, &out)?;
         // Again, now that nobody else can publish.
         refuse_existing_file(&out, existing)?;
-        let part = parent.join(format!(".{name}.part"));
+        let (part, journal) = (parent.join(format!(".{name}.part")), parent.join(format!(".{name}.journal")));
+        let mut staged = Self { out, part, journal, lock_path, _lock: lock, existing, stays: true };
         if unfinished == Unfinished::Discard {
-            disk::remove_file(&part)?;
+            staged.clear()?;
         }
-        Ok(Self { out, part, lock_path, _lock: lock, existing, stays: false })
+        staged.stays = false;
+        Ok(staged)
+    }
+
+    /// Removes what an earlier run has left.
+    pub fn clear(&self) -> Result<()> {
+        disk::remove_file(&self.part)?;
+        disk::remove_file(&self.journal)
+    }
+
+    /// Where the run's journal is, if it has one of its own.
+    pub fn journal(&self) -> &Path {
+        &self.journal
     }
 
     /// Leaves the file for a later run to go on with.
@@ -270,7 +290,7 @@ impl StagedFile {
 impl Drop for StagedFile {
     fn drop(&mut self) {
         if !self.stays {
-            let _ = disk::remove_file(&self.part);
+            let _ = self.clear();
         }
         let _ = disk::remove_file(&self.lock_path);
     }

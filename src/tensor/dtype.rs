@@ -45,6 +45,16 @@ const NAMES: [(Dtype, &str); 15] = [
 ];
 
 impl Dtype {
+    /// Every dtype.
+    pub const ALL: [Self; 15] = {
+        let (mut all, mut i) = ([Self::F64; 15], 0);
+        while i < all.len() {
+            all[i] = NAMES[i].0;
+            i += 1;
+        }
+        all
+    };
+
     /// The dtype with this name in a safetensors header.
     pub fn from_header(name: &str) -> Option<Self> {
         NAMES.iter().find(|(_, n)| *n == name).map(|(d, _)| *d)

@@ -3,7 +3,7 @@
 use super::{Model, Random, tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 use taskvec::job::{self, Run};
 use taskvec::pass::{Progress, Silent, Stop};
@@ -139,6 +139,19 @@ pub fn taskvec() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskvec"));
     command.args(["--quiet", "--progress", "none"]);
     command
+}
+
+/// Waits until a child has stopped itself.
+pub fn wait_until_stopped(child: &Child) {
+    let stat = format!("/proc/{}/stat", child.id());
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Sends a signal, such as `-TERM`.
+pub fn signal(child: &Child, name: &str) {
+    Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
 }
 
 #[track_caller]

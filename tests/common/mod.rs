@@ -127,7 +127,17 @@ static NEVER: LazyLock<Stop> = LazyLock::new(Stop::default);
 /// Plain settings for tests.
 pub fn diff_run(codec: Codec) -> DiffRun<'static> {
     let (io, links, existing) = (Io::Mmap, Links::Inside, Existing::Refuse);
-    DiffRun { coding: Coding::Exact(codec), threads: 2, io, links, existing, progress: &Silent, stop: &NEVER }
+    DiffRun {
+        coding: Coding::Exact(codec),
+        threads: 2,
+        io,
+        links,
+        existing,
+        unfinished: Unfinished::Discard,
+        journal: None,
+        progress: &Silent,
+        stop: &NEVER,
+    }
 }
 
 /// Plain settings for tests.

@@ -260,19 +260,34 @@ fn generated_headers_are_read_as_the_safetensors_crate_reads_them_and_lies_are_r
     assert!((30_000..70_000).contains(&lies), "{lies}");
 }
 
-/// Repeats the input in the file that `TASKVEC_FUZZ_INPUT` names on the target that its name begins with.
+/// `TASKVEC_FUZZ_INPUT` names a file with another input, whose name begins with its target.
 #[test]
-#[ignore = "for one input by hand"]
-fn one_input() {
-    let path = PathBuf::from(std::env::var("TASKVEC_FUZZ_INPUT").unwrap());
+fn one_input_is_repeated_on_its_target() {
+    let given = std::env::var("TASKVEC_FUZZ_INPUT").ok().map(PathBuf::from);
+    let path = given.unwrap_or_else(|| {
+        let path = PathBuf::from("target/fuzz/header-seed.bin");
+        fs::create_dir_all("target/fuzz").unwrap();
+        fs::write(&path, &seeds::of("header")[0]).unwrap();
+        path
+    });
     let name = path.file_name().unwrap().to_str().unwrap();
     let target = targets::TARGETS.iter().rfind(|t| name.starts_with(t.name)).unwrap();
-    println!("{:?}", (target.run)(&fs::read(&path).unwrap()));
+    println!("{}: {:?}", target.name, (target.run)(&fs::read(&path).unwrap()));
 }
 
-/// Writes `fuzz/seeds` anew.
+/// With `TASKVEC_FUZZ_SEEDS=write` they are written to `fuzz/seeds`.
 #[test]
-#[ignore = "writes into the source folder"]
-fn seeds_are_written() {
-    seeds::write();
+fn seeds_are_of_every_target_short_enough_and_without_fault() {
+    for target in targets::TARGETS {
+        let seeds = seeds::of(target.name);
+        assert!(seeds.len() > 2, "{}", target.name);
+        for (i, seed) in seeds.iter().enumerate() {
+            assert!(seed.len() <= target.max_bytes, "{} {i}: {} bytes", target.name, seed.len());
+            let found = fault(target, seed, &mut None).filter(|_| !cfg!(feature = "planted-faults"));
+            assert_eq!(found, None, "{} {i}", target.name);
+        }
+    }
+    if std::env::var("TASKVEC_FUZZ_SEEDS").is_ok_and(|wish| wish == "write") {
+        seeds::write();
+    }
 }
