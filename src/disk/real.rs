@@ -14,6 +14,7 @@ pub enum Call<'a> {
     SyncFolder,
     MakeFolder,
     Rename(&'a Path),
+    Link(&'a Path),
     Exchange(&'a Path),
     Remove,
     RemoveFolder,

@@ -10,6 +10,7 @@ mod fused;
 mod known;
 mod machine;
 mod output;
+mod parts;
 mod read;
 mod resume;
 mod resume_apply;
@@ -26,6 +27,10 @@ pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
 pub use machine::default_memory;
+pub use parts::{
+    Asked, CommitRun, Committed, Next, PartDone, PartRun, Parted, Reduced, Status, commit, merge_part, reduce, status,
+    survey_part, write_plan,
+};
 pub use read::{Account, read_account};
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
@@ -471,7 +476,8 @@ fn survey(
     loop {
         let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
         // What delta files say is about task vectors before single elements are pruned.
-        let first = if plan.prunes_elements() {
+        // Parts do not read them: each would have to.
+        let first = if plan.prunes_elements() || engine.is_shared() {
             merged.clone()
         } else {
             known::histograms(plan, engine.files(), &merged, statistic.as_mut())?
