@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub mod bench;
+pub mod parts;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -226,8 +226,16 @@ impl Rounds for Replay<'_> {
     }
 }
 
-/// Joins the first round that all parts have gathered and that is not reduced.
-pub fn reduce(parted: &Parted, run: &PartRun<'_>) -> Result<Reduced> {
+/// Joins the first round that all parts have gathered and that is not reduced; with `wanted`, fails unless that round is
+/// reduced then, or there is no such round.
+pub fn reduce(parted: &Parted, wanted: Option<usize>, run: &PartRun<'_>) -> Result<Reduced> {
+    let folder = &parted.folder;
+    if let Found::This(Ready { rounds, .. }) = folder.read(&folder.ready())? {
+        return Ok(Reduced { rounds, more: false });
+    }
+    if let Some(rounds) = wanted.filter(|&round| folder.reduced(round + 1).exists()) {
+        return Ok(Reduced { rounds, more: true });
+    }
     let replay = Replay::new(parted, Role::Reduce);
     let files = parted.open_files(run)?;
     let mut engine = parted.engine(&files, run)?;
@@ -241,7 +249,9 @@ pub fn reduce(parted: &Parted, run: &PartRun<'_>) -> Result<Reduced> {
             Ok(Reduced { rounds, more: false })
         }
         // The next round has not been gathered: it could not even begin before this one was reduced.
-        Err(Error::NotReady { .. }) if reduced > 0 => Ok(Reduced { rounds, more: true }),
+        Err(Error::NotReady { .. }) if wanted.map_or(reduced > 0, |wanted| rounds >= wanted) => {
+            Ok(Reduced { rounds, more: true })
+        }
         Err(error) => Err(error),
     }
 }
