@@ -24,7 +24,7 @@ pub struct Status {
     pub surveyed: usize,
     /// Parts that are merged.
     pub merged: usize,
-    /// Parts that have not done what comes next; the first of them.
+    /// Parts that have not done what comes next.
     pub missing: Vec<usize>,
     /// What comes next.
     pub next: Next,
@@ -47,9 +47,6 @@ pub enum Next {
     /// The output is there.
     Nothing,
 }
-
-/// Parts that are listed as missing, at most.
-const LISTED: usize = 100;
 
 /// How far the run of the plan at `path` is. Reads no model.
 pub fn status(path: &Path) -> Result<Status> {
@@ -107,7 +104,7 @@ impl Done {
                 *slot = true;
             }
         }
-        let missing = (0..parts).filter(|&p| !done[p]).take(LISTED).collect();
+        let missing = (0..parts).filter(|&p| !done[p]).collect();
         Ok(Self { count: done.iter().filter(|d| **d).count(), missing })
     }
 }
