@@ -22,7 +22,7 @@ const RECIPES: [(&str, &str); 4] = [
     ("task_arithmetic", "weight: 0.3"),
     ("ties", "scope: model, density: 0.2, merge: disjoint_sum, lambda: 0.4"),
     ("pcb", "density: 0.1"),
-    ("dare_linear", "density: 0.5, weight: 0.4"),
+    ("dare_linear", "density: 0.5, weight: 0.4, rescale_by: probability"),
 ];
 
 fn recipe(method: &str, parameters: &str, lwptv: &str) -> String {
@@ -148,7 +148,7 @@ fn delta_files_are_inputs_like_others() {
     let base = bench.path("base").display().to_string();
     for name in ["a", "b", "c"] {
         let (model, tvd) = (bench.path(name).display().to_string(), bench.path(&format!("{name}.tvd")));
-        diff(&base, &model, &tvd, None, &diff_run(Codec::Auto)).unwrap();
+        diff(&base, None, &model, &tvd, &diff_run(Codec::Auto)).unwrap();
     }
     for (method, parameters) in [RECIPES[0], RECIPES[1]] {
         let text = recipe(method, parameters, "eta: 0.4").replace("./a}", "./a.tvd}").replace("./c}", "./c.tvd}");
@@ -279,8 +279,7 @@ fn inputs_that_changed_since_the_plan_are_refused() {
     // The same length and time, another header.
     let mut other = bytes.clone();
     let at = other.windows(5).position(|w| w == b"BF16\"").unwrap();
-    other[at..at + 4].copy_from_slice(b"F16\" ");
-    other[at + 3..at + 5].copy_from_slice(b"\" ");
+    other[at..at + 5].copy_from_slice(b"F16\" ");
     fs::write(&file, &other).unwrap();
     touched.set_modified(time).unwrap();
     refused(run.survey(0, None), 66, &["plan's id"]);

@@ -8,9 +8,8 @@ use crate::error::Result;
 use crate::pass::Target;
 use crate::plan::{Partitions, Plan};
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A run of bytes of a weight file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +58,10 @@ pub struct Named {
 impl Named {
     /// A file beside `path`, of a name that no other process takes.
     pub fn create(path: &Path) -> Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        // Processes of one number can run on two machines, but hardly begin in the same nanosecond.
-        let unique = format!("{}-{now}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let part = path.with_file_name(format!(".{name}.{unique}.part"));
+        // Processes on two machines may have one number: the name is drawn.
+        let drawn = RandomState::new().build_hasher().finish();
+        let part = path.with_file_name(format!(".{name}.{}-{drawn:016x}.part", std::process::id()));
         Ok(Self { file: disk::File::create(&part)?, path: path.to_owned(), named: false })
     }
 

@@ -13,9 +13,12 @@ use crate::pass::{Engine, Extent, Outcome, PassRun, Run, Stream};
 use crate::plan::Plan;
 use crate::sink::{Existing, PieceRange, Staging, Unfinished};
 use crate::source::{Counter, Files, PieceHash};
-use crate::tensor::Expected;
+use crate::tensor::{Bytes, Expected};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Held for each byte of a piece that is read: the byte, and the one that is copied.
+const READ_BYTES: usize = 2;
 
 /// How the output is put together.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,10 @@ pub fn commit(parted: &Parted, how: &CommitRun<'_>) -> Result<Committed> {
         return Ok(Committed::Before(out));
     }
     let merged = read_all(parted)?;
+    let needed = Stream::peak_bytes(run.threads, READ_BYTES, 0);
+    if needed > run.memory_bytes {
+        return Err(Error::BudgetTooSmall { given: Bytes(run.memory_bytes), needed: Bytes(needed) });
+    }
     output::check_disk(plan, &out, parted.links)?;
     let inputs: Vec<&Path> = plan.files.iter().map(|f| f.path.as_path()).collect();
     let staging = Staging::begin(&out, &plan.id, Existing::Refuse, Unfinished::Discard, &inputs)?;
@@ -193,7 +200,7 @@ fn read_pieces(
     let expected = |p: &&Piece<'_>| Expected { bytes: p.range.bytes, identity: None };
     let files = Files::open(paths.iter().map(PathBuf::as_path).zip(read.iter().map(expected)), run.io)?;
     let hashes: Vec<PieceHash> = read.iter().map(|p| PieceHash::new(plan.shards[p.range.shard].file_bytes())).collect();
-    let extent = |p: &&Piece<'_>| Extent { elements: p.range.bytes, element_bytes: 2, traffic: p.range.bytes };
+    let extent = |p: &&Piece<'_>| Extent { elements: p.range.bytes, element_bytes: READ_BYTES, traffic: p.range.bytes };
     let extents: Vec<Extent> = read.iter().map(extent).collect();
     let counter = Counter::default();
     let worker = || {
@@ -284,7 +291,7 @@ fn join(plan: &Plan, merged: &[Merged], runs: &mut Vec<PassRun>) -> Outcome {
                 *change = Some(change.unwrap_or_default().join(more));
             }
         }
-        for run in &m.runs {
+        for run in &m.passes {
             match runs.iter_mut().find(|r| r.name == run.name) {
                 Some(same) => same.join(run),
                 None => runs.push(run.clone()),

@@ -72,7 +72,7 @@ pub fn merge_part(parted: &Parted, part: usize, run: &PartRun<'_>) -> Result<Par
     let merged = Merged {
         head: Head::of(folder),
         part,
-        runs,
+        passes: runs,
         bytes_written: outcome.bytes_written,
         changes: outcome.changes.into_iter().enumerate().filter_map(change).collect(),
         pieces: ranges.iter().map(|r| written[r.shard].state()).collect(),

@@ -34,7 +34,7 @@ pub struct Gathered {
     pub round: usize,
     /// `None`: of all parts.
     pub part: Option<usize>,
-    pub run: PassRun,
+    pub pass: PassRun,
     pub share: Share,
     pub inputs: InputStates,
 }
@@ -53,7 +53,7 @@ pub struct Merged {
     #[serde(flatten)]
     pub head: Head,
     pub part: usize,
-    pub runs: Vec<PassRun>,
+    pub passes: Vec<PassRun>,
     pub bytes_written: u64,
     /// Tensors that are compared with the base: changed elements, and the bits of the largest change.
     pub changes: Vec<(usize, u64, u32)>,

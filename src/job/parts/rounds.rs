@@ -125,7 +125,7 @@ impl<'a> Replay<'a> {
         self.parted.spec.check_inputs()?;
         let (head, share) = (Head::of(self.folder()), gathering.finish());
         let inputs = states(engine.hashes().unwrap_or_default());
-        let gathered = Gathered { head, round, part: Some(part), run: run.clone(), share, inputs };
+        let gathered = Gathered { head, round, part: Some(part), pass: run.clone(), share, inputs };
         self.folder().write(&self.folder().survey(round, part), &gathered)?;
         self.state().gathered = Some(run);
         Ok(())
@@ -138,7 +138,7 @@ impl<'a> Replay<'a> {
         let (mut sums, mut run) = (BTreeMap::<usize, Vec<f64>>::new(), PassRun::default());
         let hashes: Vec<PieceHash> = parted.plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect();
         for (part, path) in self.complete(round)? {
-            let Found::This(Gathered { share, run: own, inputs, .. }) = folder.read::<Gathered>(&path)? else {
+            let Found::This(Gathered { share, pass, inputs, .. }) = folder.read::<Gathered>(&path)? else {
                 return Err(self.not_ready(round, &format!("part {part} went away while it was read; reduce again")));
             };
             if !is_of(&share, parted, &cut_works(parted, works, part), (cut, width))
@@ -154,14 +154,14 @@ impl<'a> Replay<'a> {
             for (file, state) in &inputs {
                 absorb(hashes.get(*file), state, &path)?;
             }
-            run.join(&own);
-            run.name = own.name;
+            run.join(&pass);
+            run.name = pass.name;
         }
         sums.iter().for_each(|(&tensor, total)| statistic.fold_chunks(tensor, total));
         let bits = |total: Vec<f64>| total.into_iter().map(f64::to_bits).collect();
         let sums = sums.into_iter().map(|(tensor, total)| (tensor, bits(total))).collect();
         let share = Share { counts: statistic.counts(), sums };
-        let all = Gathered { head: Head::of(folder), round, part: None, run, share, inputs: states(&hashes) };
+        let all = Gathered { head: Head::of(folder), round, part: None, pass: run, share, inputs: states(&hashes) };
         folder.write(&folder.reduced(round), &all)?;
         Ok(all)
     }
@@ -222,7 +222,7 @@ impl Rounds for Replay<'_> {
         let mut state = self.state();
         state.round = round;
         state.inputs.extend(found.inputs);
-        Ok(found.run)
+        Ok(found.pass)
     }
 }
 
@@ -240,7 +240,7 @@ pub fn reduce(parted: &Parted, wanted: Option<usize>, run: &PartRun<'_>) -> Resu
     let files = parted.open_files(run)?;
     let mut engine = parted.engine(&files, run)?;
     engine.set_rounds(Some(&replay));
-    let found = go_through(parted, &engine);
+    let found = go_through(parted, &mut engine);
     let (rounds, reduced) = replay.rounds();
     match found {
         Ok(()) => {
@@ -257,10 +257,11 @@ pub fn reduce(parted: &Parted, wanted: Option<usize>, run: &PartRun<'_>) -> Resu
 }
 
 /// Goes through all steps before the merge.
-pub fn go_through(parted: &Parted, engine: &Engine<'_>) -> Result<()> {
+pub fn go_through(parted: &Parted, engine: &mut Engine<'_>) -> Result<()> {
     let plan = &parted.plan;
     let scoring = Scoring::gather(plan, engine, &Past::default(), None)?;
     if ranks_model(plan)? {
+        engine.set_elements(scoring.elements.clone());
         let (works, actions) = assign(plan, &scoring);
         survey(plan, engine, start_method(plan)?.as_ref(), &works, &actions, &mut Vec::new())?;
     }

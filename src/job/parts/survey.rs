@@ -18,7 +18,7 @@ pub fn survey_part(parted: &Parted, part: usize, round: Option<usize>, run: &Par
     let mut engine = parted.engine(&files, run)?;
     engine.set_hashes(owned::hashes(parted, part, &Vec::new()));
     engine.set_rounds(Some(&replay));
-    match (go_through(parted, &engine), replay.gathered()) {
+    match (go_through(parted, &mut engine), replay.gathered()) {
         (Err(Error::NotReady { .. }), Some(run)) => Ok(PartDone::Now { bytes_read: run.bytes_read, bytes_written: 0 }),
         (Ok(()), _) => Ok(PartDone::Before),
         (Err(error), _) => Err(error),
