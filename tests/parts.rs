@@ -295,7 +295,10 @@ fn what_cannot_be_cut_into_parts_is_refused_before_anything_is_written() {
     let bench = Bench::new();
     let run = bench.path("run");
     let plan = |text: &str, parts| Parts::plan(text, bench.0.path(), &run, parts, options()).map(|_| ());
-    let staged = format!("name: x\n{}---\nmerge_method: linear\nmodels:\n- model: x\n- model: ./c\nparameters: {{weight: 1}}\n", recipe("linear", "weight: 1", ""));
+    let staged = format!(
+        "name: x\n{}---\nmerge_method: linear\nmodels:\n- model: x\n- model: ./c\nparameters: {{weight: 1}}\n",
+        recipe("linear", "weight: 1", "")
+    );
     refused(plan(&staged, 2), 2, &["one stage"]);
     refused(plan(&recipe("linear", "weight: 1", ""), 0), 2, &["--partitions 0"]);
     assert!(!run.exists());

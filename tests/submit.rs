@@ -44,7 +44,9 @@ impl Bench {
         let status = self.taskvec(&["status", "--plan", "run", "--json"]).stdout;
         let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
         let folder = fs::canonicalize(self.path("run")).unwrap();
-        let plain = text.replace(folder.to_str().unwrap(), "/data/run").replace(status["run"].as_str().unwrap(), "0123456789ab");
+        let plain = text
+            .replace(folder.to_str().unwrap(), "/data/run")
+            .replace(status["run"].as_str().unwrap(), "0123456789ab");
         (text, plain)
     }
 

@@ -113,8 +113,15 @@ pub fn write_plan(args: &PlanArgs, out: &Path, parts: usize) -> Outcome {
     plan.warnings.iter().for_each(|w| print::note(format_args!("note: {w}")));
     let bytes: Vec<u64> = (0..parts.count()).map(|p| parts.bytes(&plan, p)).collect();
     let [least, most] = [bytes.iter().min(), bytes.iter().max()].map(|b| Bytes(b.copied().unwrap_or(0)));
-    print::out(format_args!("plan      {}\nparts     {}, each reads and writes {least} to {most}", path.display(), parts.count()))?;
-    print::out(format_args!("delta     none; `taskvec diff BASE {}` makes one of the output", out.join("model").display()))?;
+    print::out(format_args!(
+        "plan      {}\nparts     {}, each reads and writes {least} to {most}",
+        path.display(),
+        parts.count()
+    ))?;
+    print::out(format_args!(
+        "delta     none; `taskvec diff BASE {}` makes one of the output",
+        out.join("model").display()
+    ))?;
     tell_next(&path)
 }
 
@@ -132,12 +139,15 @@ pub fn part(args: &PartArgs, common: &Common, stop: &Stop) -> Outcome {
             Some(round) => job::survey_part(parted, part, round, run)?,
             None => job::merge_part(parted, part, run)?,
         };
-        tell(common, match done {
-            PartDone::Before => format!("part {part}: nothing is left to do"),
-            PartDone::Now { bytes_read, bytes_written } => {
-                format!("part {part}: read {}, wrote {}", Bytes(bytes_read), Bytes(bytes_written))
-            }
-        });
+        tell(
+            common,
+            match done {
+                PartDone::Before => format!("part {part}: nothing is left to do"),
+                PartDone::Now { bytes_read, bytes_written } => {
+                    format!("part {part}: read {}, wrote {}", Bytes(bytes_read), Bytes(bytes_written))
+                }
+            },
+        );
         Ok(())
     })
 }
@@ -154,10 +164,13 @@ pub fn reduce(args: &ReduceArgs, common: &Common, stop: &Stop) -> Outcome {
 pub fn commit(args: &CommitArgs, common: &Common, stop: &Stop) -> Outcome {
     with_plan(&args.stage, common, stop, |parted, run| {
         let how = CommitRun { run: *run, read_back: !args.no_read_back };
-        tell(common, match job::commit(parted, &how)? {
-            Committed::Now(out) => format!("{}: published", out.display()),
-            Committed::Before(out) => format!("{}: was published before", out.display()),
-        });
+        tell(
+            common,
+            match job::commit(parted, &how)? {
+                Committed::Now(out) => format!("{}: published", out.display()),
+                Committed::Before(out) => format!("{}: was published before", out.display()),
+            },
+        );
         Ok(())
     })
 }
@@ -197,7 +210,12 @@ fn tell(common: &Common, text: String) {
 }
 
 /// Opens the plan and hands it over with what stages need.
-fn with_plan(args: &StageArgs, common: &Common, stop: &Stop, go: impl FnOnce(&Parted, &PartRun<'_>) -> Outcome) -> Outcome {
+fn with_plan(
+    args: &StageArgs,
+    common: &Common,
+    stop: &Stop,
+    go: impl FnOnce(&Parted, &PartRun<'_>) -> Outcome,
+) -> Outcome {
     let memory_bytes = args.memory.as_ref().map_or_else(|| Ok(job::default_memory()), |m| size("--memory", m))?;
     let threads = threads(args.num_threads)?;
     let parted = Parted::open(&args.plan, memory_bytes, threads)?;

@@ -75,11 +75,15 @@ struct Run<'a> {
 }
 
 pub fn submit(args: &SubmitArgs) -> Outcome {
-    print::out(match &args.command {
-        SubmitCommand::Slurm { each, time } => slurm(&Run::new(each)?, time),
-        SubmitCommand::Kubernetes { each, image, claim, mount } => kubernetes(&Run::new(each)?, image, claim, mount)?,
-    }
-    .trim_end())
+    print::out(
+        match &args.command {
+            SubmitCommand::Slurm { each, time } => slurm(&Run::new(each)?, time),
+            SubmitCommand::Kubernetes { each, image, claim, mount } => {
+                kubernetes(&Run::new(each)?, image, claim, mount)?
+            }
+        }
+        .trim_end(),
+    )
 }
 
 impl<'a> Run<'a> {
@@ -212,7 +216,9 @@ spec:
 
 fn kubernetes(run: &Run<'_>, image: &str, claim: &str, mount: &Path) -> Result<String> {
     let mut text = run.head();
-    text.push_str("# A stage that must wait for the one before ends with exit code 75 and is started again by its Job.\n");
+    text.push_str(
+        "# A stage that must wait for the one before ends with exit code 75 and is started again by its Job.\n",
+    );
     let mount = plain(&mount.display().to_string())?;
     for stage in &run.stages {
         let command = format!("taskvec {} --plan {}/plan.json {}", stage.arguments, run.folder, run.limits());

@@ -75,7 +75,8 @@ pub fn finish_hashes(plan: &Plan, actions: &[Action], hashes: TensorHashes) -> R
 /// Fails if an input is a delta file made for another base than the one whose tensors have these hashes.
 pub fn check_bases(plan: &Plan, bases: &[PieceHash]) -> Result<()> {
     for (t, base) in plan.tensors.iter().zip(bases) {
-        for (place, expected) in t.places.iter().filter_map(|p| p.coded.as_ref()?.base_blake3.as_ref().map(|h| (p, h))) {
+        for (place, expected) in t.places.iter().filter_map(|p| p.coded.as_ref()?.base_blake3.as_ref().map(|h| (p, h)))
+        {
             let got = base.root().map(|h| h.to_hex().to_string()).unwrap_or_default();
             if *expected != got {
                 return Err(Error::HashDiffers {

@@ -84,17 +84,18 @@ impl RunFolder {
         }
         if head.version != env!("CARGO_PKG_VERSION") {
             let (got, expected) = (head.version, env!("CARGO_PKG_VERSION"));
-            return Ok(Found::Foreign(format!(
-                "{}: was written by taskvec {got}, this is {expected}",
-                path.display()
-            )));
+            return Ok(Found::Foreign(format!("{}: was written by taskvec {got}, this is {expected}", path.display())));
         }
         Ok(Found::This(parse(path, &content)?))
     }
 
-    /// Writes a file of this run, whole or not at all.
-    pub fn write<T: Serialize>(&self, path: &Path, content: &T) -> Result<()> {
-        write_sealed(path, content).map(drop)
+    /// How many rounds are reduced, by their files' names.
+    pub fn reduced_rounds(&self) -> usize {
+        let mut round = 0;
+        while self.reduced(round + 1).exists() {
+            round += 1;
+        }
+        round
     }
 }
 
@@ -103,10 +104,9 @@ pub fn short(hash: &str) -> String {
     hash.chars().take(12).collect()
 }
 
-/// Writes JSON that ends with its own hash, which is returned.
-pub fn write_sealed<T: Serialize>(path: &Path, content: &T) -> Result<String> {
-    let (text, hash) = seal(content)?;
-    Named::write(path, text.as_bytes()).map(|()| hash)
+/// Writes JSON that ends with its own hash, whole or not at all.
+pub fn write_sealed<T: Serialize>(path: &Path, content: &T) -> Result<()> {
+    Named::write(path, seal(content)?.0.as_bytes())
 }
 
 /// JSON that ends with its own hash, and the hash.

@@ -1,6 +1,6 @@
 //! `taskvec part merge`: one part's bytes of the output.
 
-use super::folder::Found;
+use super::folder::{Found, write_sealed};
 use super::record::{Head, Merged, states};
 use super::rounds::{Replay, Role, cut_works};
 use super::{PartDone, PartRun, Parted, owned, ranks_model};
@@ -12,7 +12,7 @@ use crate::method::Method;
 use crate::pass::{Action, Engine, How, Merge, Outcome, PassRun, TensorHashes, Work};
 use crate::plan::Plan;
 use crate::sink::{PieceRange, Pieces};
-use crate::source::{HashState, PieceHash};
+use crate::source::PieceHash;
 use crate::survey::Survey;
 
 /// Merges a part and writes its pieces. All rounds must be reduced.
@@ -76,16 +76,11 @@ pub fn merge_part(parted: &Parted, part: usize, run: &PartRun<'_>) -> Result<Par
         bytes_written: outcome.bytes_written,
         changes: outcome.changes.into_iter().enumerate().filter_map(change).collect(),
         pieces: ranges.iter().map(|r| written[r.shard].state()).collect(),
-        bases: tensor_hashes.map(|h| given(&h.base)).unwrap_or_default(),
+        bases: tensor_hashes.map(|h| states(&h.base)).unwrap_or_default(),
         inputs: states(engine.hashes().unwrap_or_default()),
     };
-    folder.write(&folder.merged(part), &merged)?;
+    write_sealed(&folder.merged(part), &merged)?;
     Ok(done)
-}
-
-/// Of each tensor that this part was shown, what is known of its hash.
-fn given(hashes: &[PieceHash]) -> Vec<(usize, HashState)> {
-    states(hashes)
 }
 
 /// Whether the part is there, with all its pieces at their lengths.

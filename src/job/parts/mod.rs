@@ -83,9 +83,10 @@ impl Parted {
         let options = Options { memory_bytes, threads, ..spec.options() };
         let plan = spec.plan(options)?;
         let kept = exchanged_bytes(&plan)? as u64;
-        let plan = match plan.peak_bytes() + kept > memory_bytes {
-            false => plan,
-            true => spec.plan(Options { memory_bytes: memory_bytes.saturating_sub(kept), ..options })?,
+        let plan = if plan.peak_bytes() + kept > memory_bytes {
+            spec.plan(Options { memory_bytes: memory_bytes.saturating_sub(kept), ..options })?
+        } else {
+            plan
         };
         let whole = !ranks_model(&plan)?;
         let borders = spec.borders.clone();

@@ -1,7 +1,7 @@
 //! Rounds: passes over the whole model, each gathered by the parts and then reduced. What follows from reduced rounds is
 //! found by going through the merge's own steps again, with what was gathered in place of reading.
 
-use super::folder::{Found, RunFolder};
+use super::folder::{Found, RunFolder, write_sealed};
 use super::record::{Gathered, Head, InputStates, Ready, absorb, states};
 use super::{PartRun, Parted, ranks_model};
 use crate::error::{Error, Result};
@@ -27,10 +27,7 @@ pub enum Role {
     /// Nothing: it is not ready.
     Await,
     /// This part's share of this round is gathered.
-    Gather {
-        part: usize,
-        round: usize,
-    },
+    Gather { part: usize, round: usize },
     /// What all parts gathered is joined.
     Reduce,
 }
@@ -117,16 +114,17 @@ impl<'a> Replay<'a> {
     ) -> Result<()> {
         let mine = cut_works(self.parted, works, part);
         let mut gathering = Gathering::new(statistic);
-        let run = match mine.is_empty() {
-            true => PassRun { name: gathering.name().to_owned(), bytes_read: 0, seconds: 0.0 },
-            false => engine.survey_once(&mine, &mut gathering, cut, hash)?,
+        let run = if mine.is_empty() {
+            PassRun { name: gathering.name().to_owned(), bytes_read: 0, seconds: 0.0 }
+        } else {
+            engine.survey_once(&mine, &mut gathering, cut, hash)?
         };
         engine.files().check_unchanged()?;
         self.parted.spec.check_inputs()?;
         let (head, share) = (Head::of(self.folder()), gathering.finish());
         let inputs = states(engine.hashes().unwrap_or_default());
         let gathered = Gathered { head, round, part: Some(part), pass: run.clone(), share, inputs };
-        self.folder().write(&self.folder().survey(round, part), &gathered)?;
+        write_sealed(&self.folder().survey(round, part), &gathered)?;
         self.state().gathered = Some(run);
         Ok(())
     }
@@ -162,7 +160,7 @@ impl<'a> Replay<'a> {
         let sums = sums.into_iter().map(|(tensor, total)| (tensor, bits(total))).collect();
         let share = Share { counts: statistic.counts(), sums };
         let all = Gathered { head: Head::of(folder), round, part: None, pass: run, share, inputs: states(&hashes) };
-        folder.write(&folder.reduced(round), &all)?;
+        write_sealed(&folder.reduced(round), &all)?;
         Ok(all)
     }
 
@@ -245,7 +243,7 @@ pub fn reduce(parted: &Parted, wanted: Option<usize>, run: &PartRun<'_>) -> Resu
     match found {
         Ok(()) => {
             let ready = Ready { head: Head::of(&parted.folder), rounds };
-            parted.folder.write(&parted.folder.ready(), &ready)?;
+            write_sealed(&folder.ready(), &ready)?;
             Ok(Reduced { rounds, more: false })
         }
         // The next round has not been gathered: it could not even begin before this one was reduced.

@@ -57,9 +57,10 @@ pub fn status(path: &Path) -> Result<Status> {
         Found::This(ready) => Some(ready.rounds),
         _ => (spec.rounds == 0).then_some(0),
     };
-    let reduced = ready.unwrap_or_else(|| (1..).take_while(|&r| folder.reduced(r).exists()).count());
+    let reduced = ready.unwrap_or_else(|| folder.reduced_rounds());
     let round = reduced + 1;
-    let [surveyed, merged] = [format!("survey-{round}-"), "merge-".to_owned()].map(|start| Done::list(&folder, &start, parts));
+    let [surveyed, merged] =
+        [format!("survey-{round}-"), "merge-".to_owned()].map(|start| Done::list(&folder, &start, parts));
     let (surveyed, merged) = (surveyed?, merged?);
     let next = match ready {
         _ if published => Next::Nothing,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Gathers what a part has to gather in `round` (`None`: the first that is not reduced).
 pub fn survey_part(parted: &Parted, part: usize, round: Option<usize>, run: &PartRun<'_>) -> Result<PartDone> {
     parted.check_part(part)?;
-    let round = round.unwrap_or_else(|| (1..).find(|&r| !parted.folder.reduced(r).exists()).unwrap_or(1));
+    let round = round.unwrap_or_else(|| parted.folder.reduced_rounds() + 1);
     if is_done(parted, part, round)? {
         return Ok(PartDone::Before);
     }
