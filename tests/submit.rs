@@ -57,8 +57,9 @@ impl Bench {
         let stand_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/submit");
         let path = format!("{}:{}", stand_in.display(), std::env::var("PATH").unwrap());
         fs::write(self.path("script.sh"), script).unwrap();
-        let done = Command::new("bash").arg(self.path("script.sh")).env("PATH", path).env("STATE", &state);
-        let done = done.env("TASKVEC", env!("CARGO_BIN_EXE_taskvec")).env("TASKVEC_WAIT", "0").output().unwrap();
+        let mut bash = Command::new("bash");
+        bash.arg(self.path("script.sh")).env("PATH", path).env("STATE", &state).env_remove("SLURM_ARRAY_TASK_ID");
+        let done = bash.env("TASKVEC", env!("CARGO_BIN_EXE_taskvec")).env("TASKVEC_WAIT", "0").output().unwrap();
         assert!(done.status.success(), "{done:?}");
         tree(&state).into_keys().collect()
     }

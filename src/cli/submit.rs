@@ -77,7 +77,7 @@ struct Run<'a> {
 pub fn submit(args: &SubmitArgs) -> Outcome {
     print::out(
         match &args.command {
-            SubmitCommand::Slurm { each, time } => slurm(&Run::new(each)?, time),
+            SubmitCommand::Slurm { each, time } => slurm(&Run::new(each)?, &plain(time)?),
             SubmitCommand::Kubernetes { each, image, claim, mount } => {
                 kubernetes(&Run::new(each)?, image, claim, mount)?
             }
