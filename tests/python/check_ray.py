@@ -20,17 +20,25 @@ models:
 {models}"""
 
 
-def workers():
-    """Processes of Ray that run a task of ours."""
+def is_below(pid, ancestor):
+    """Whether a process was started by another, or by one that it started."""
+    while pid > 1 and pid != ancestor:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+            pid = int(f.read().rsplit(")", 1)[1].split()[1])
+    return pid == ancestor
+
+
+def workers(driver):
+    """Processes of the driver's Ray that run a part."""
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as f:
-                command = f.read().replace(b"\0", b" ").strip()
+                command = f.read()
+            if command.startswith((b"ray::survey", b"ray::merge")) and is_below(pid, driver.pid):
+                found.append(pid)
         except OSError:
             continue
-        if command.startswith((b"ray::survey", b"ray::merge")):
-            found.append(int(pid))
     return found
 
 
@@ -38,7 +46,7 @@ def kill_two(driver, deadline=120):
     """Kills two different workers while they work."""
     killed, end = [], time.monotonic() + deadline
     while len(killed) < 2 and driver.poll() is None and time.monotonic() < end:
-        for pid in [pid for pid in workers() if pid not in killed][:1]:
+        for pid in [pid for pid in workers(driver) if pid not in killed][:1]:
             try:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
