@@ -68,6 +68,10 @@ pub enum Error {
     #[error("{}: another taskvec is working on this output; try again when it has ended", path.display())]
     Locked { path: PathBuf },
 
+    /// A stage of a merge on several machines that needs what others have not done yet.
+    #[error("{}: {problem}", path.display())]
+    NotReady { path: PathBuf, problem: String },
+
     /// A disk that is too small.
     #[error("{}: the output needs {needed}, the disk has {free} free; free some space or choose another folder", path.display())]
     NoSpace { path: PathBuf, needed: Bytes, free: Bytes },
@@ -121,7 +125,7 @@ impl Error {
             Self::InputMissing { .. } | Self::InputChanged { .. } => 66,
             Self::OutputExists { .. } => 73,
             Self::NoSpace { .. } | Self::Io { .. } => 74,
-            Self::Locked { .. } => 75,
+            Self::Locked { .. } | Self::NotReady { .. } => 75,
             Self::HashDiffers { .. } => 76,
             Self::Interrupted { signal } => 128 + *signal as u8,
             Self::Unfinished { problem, .. } => problem.exit_code(),

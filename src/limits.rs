@@ -17,6 +17,15 @@ pub const LOSSY_BYTES: usize = 14 << 20;
 /// be split between machines at chunk borders (one mebi-element) without changing a bit of its sum.
 pub const CHUNK_BLOCKS: usize = 512;
 
+/// Elements in a chunk: where a tensor may be cut between machines.
+pub const CHUNK_ELEMENTS: u64 = (CHUNK_BLOCKS * BLOCK_ELEMENTS) as u64;
+
+/// Parts of a merge on several machines, at most: more than a job array of any scheduler has.
+pub const PARTS_MAX: usize = 100_000;
+
+/// A file that a part writes for others may be this long at most.
+pub const PART_RECORD_MAX_BYTES: u64 = 1 << 30;
+
 /// A safetensors header may be this long at most; the limit of the `safetensors` crate.
 pub const HEADER_MAX_BYTES: u64 = 100_000_000;
 
@@ -134,4 +143,5 @@ pub const WRITEBACK_BYTES: u64 = 32 << 20;
 
 const _: () = assert!(JOB_MIN_BYTES < JOB_MAX_BYTES);
 const _: () = assert!(CODED_BLOCK_ELEMENTS.is_multiple_of(BLOCK_ELEMENTS));
+const _: () = assert!(CHUNK_ELEMENTS.is_multiple_of(CODED_BLOCK_ELEMENTS as u64));
 const _: () = assert!(BLOCK_ELEMENTS.is_power_of_two());

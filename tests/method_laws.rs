@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{Model, apply_run, diff_run, merge, options};
+use common::parts::{Parts, forget};
+use common::{Model, Random, apply_run, diff_run, merge, options};
 use std::path::Path;
 use taskvec::codec::Codec;
-use taskvec::job;
+use taskvec::job::{self, Next};
 use taskvec::method::{Basis, Entry, Kind, METHODS, Parameter, Scope};
 use taskvec::plan::Options;
 use taskvec::recipe::{Base, Recipe};
@@ -113,6 +114,20 @@ fn bytes_do_not_depend_on_threads_tiles_waves_io_or_budget() {
             let same = output(recipe(method, lwptv, &[]), folder, options, io) == plain;
             assert!(same, "{} {lwptv:?} with {threads} threads, tiles of {tile}, {io:?}", method.name);
         }
+    });
+}
+
+#[test]
+fn bytes_do_not_depend_on_how_many_machines_share_a_merge() {
+    every_method(0.5, |method, lwptv, folder| {
+        let recipe = recipe(method, lwptv, &[]);
+        let text = recipe.text.clone();
+        let plain = output(recipe, folder, options(), Io::Mmap);
+        let run = folder.join("run");
+        let parts = Parts::plan(&text, folder, &run, 3, options()).unwrap();
+        parts.run_until(Next::Nothing, &mut Random(1));
+        assert!(std::fs::read(run.join("model/model.safetensors")).unwrap() == plain, "{} {lwptv:?}", method.name);
+        forget(&run);
     });
 }
 

@@ -1,7 +1,9 @@
 //! The arguments of all commands.
 
 use super::compare::CompareArgs;
+use super::part::{CommitArgs, PartArgs, ReduceArgs, StatusArgs};
 use super::report::{ExplainArgs, ReportArgs};
+use super::submit::SubmitArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use taskvec::codec::Coding;
@@ -23,6 +25,16 @@ pub enum Command {
     Merge(MergeArgs),
     /// Say what a merge would do: tensors, layers, passes, bytes, peak memory, disk. Reads headers only.
     Plan(PlanArgs),
+    /// Do one part of a merge that several machines share (`plan --partitions`).
+    Part(PartArgs),
+    /// Join what the parts have gathered in a round.
+    Reduce(ReduceArgs),
+    /// Check what all parts have written, and publish the output.
+    Commit(CommitArgs),
+    /// Tell how far a merge on several machines is, and what comes next.
+    Status(StatusArgs),
+    /// Print what hands a merge to a scheduler: Slurm, Kubernetes.
+    Submit(SubmitArgs),
     /// Run pass 1 only: scores, thresholds and masks of every layer and task.
     Saliency(SaliencyArgs),
     /// Write the delta file from a base to a fine-tuned model.
@@ -151,6 +163,12 @@ pub struct PlanArgs {
     /// Plan a merge that writes no delta file.
     #[arg(long)]
     pub no_delta: bool,
+    /// Write the plan of a merge on several machines into this folder, where its parts and the output will lie.
+    #[arg(long, value_name = "RUN", requires = "partitions", conflicts_with = "coefficients")]
+    pub out: Option<PathBuf>,
+    /// Cut the merge into so many parts.
+    #[arg(long, value_name = "P", requires = "out")]
+    pub partitions: Option<usize>,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! `taskvec merge` and `taskvec plan`.
 
 use super::args::{Common, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
-use super::{Outcome, planned, print, progress};
+use super::{Outcome, part, planned, print, progress};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use taskvec::job::StagedPlan;
@@ -67,6 +67,9 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 pub fn plan(args: &PlanArgs) -> Outcome {
+    if let (Some(out), Some(parts)) = (&args.out, args.partitions) {
+        return part::write_plan(args, out, parts);
+    }
     let wanted = Options { delta: !args.no_delta, ..Options::default() };
     let plan = make_plans(args.path.as_deref(), &args.recipe, &args.limits, wanted, Path::new("OUT"))?;
     if args.coefficients {
@@ -146,7 +149,8 @@ fn finish_plan(
     job::plan_stages(stages, folder, links(recipe), options, out)
 }
 
-fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
+/// The recipe that the flags describe.
+pub fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
     let Some(method) = &recipe.method else {
         return Err(Error::Usage("give a recipe file, or --method with --model".into()));
     };
@@ -165,7 +169,8 @@ fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
     flags.recipe()
 }
 
-fn read_recipe(path: &Path) -> Result<String> {
+/// The text of the recipe at `path`.
+pub fn read_recipe(path: &Path) -> Result<String> {
     let missing = |problem: String| Error::InputMissing { path: path.to_owned(), problem };
     let meta = std::fs::metadata(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
     if !meta.is_file() {
@@ -181,7 +186,8 @@ fn read_recipe(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
 }
 
-fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
+/// The choices that the flags make.
+pub fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
     Ok(Options {
         memory_bytes: limits.memory.as_ref().map_or_else(|| Ok(job::default_memory()), |m| size("--memory", m))?,
         threads: threads(limits.num_threads)?,

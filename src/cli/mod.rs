@@ -9,11 +9,13 @@ mod inspect;
 mod manual;
 mod merge;
 mod methods;
+mod part;
 mod print;
 mod progress;
 mod report;
 mod saliency;
 mod store;
+mod submit;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -42,6 +44,11 @@ pub fn run() -> ExitCode {
     let result = match &cli.command {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
         Command::Plan(args) => merge::plan(args),
+        Command::Part(args) => part::part(args, &cli.common, &stop),
+        Command::Reduce(args) => part::reduce(args, &cli.common, &stop),
+        Command::Commit(args) => part::commit(args, &cli.common, &stop),
+        Command::Status(args) => part::status(args),
+        Command::Submit(args) => submit::submit(args),
         Command::Saliency(args) => saliency::saliency(args, &cli.common, &stop),
         Command::Diff(args) => delta::diff(args, &cli.common, &stop),
         Command::Apply(args) => delta::apply(args, &cli.common, &stop),

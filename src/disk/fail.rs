@@ -172,6 +172,8 @@ pub fn done(call: Call<'_>, path: &Path) {
         Call::SyncFolder => Event::SyncFolder(path),
         Call::MakeFolder => Event::MakeFolder(path),
         Call::Rename(from) => Event::Rename { from: from.to_owned(), to: path },
+        // No merge on one machine links files.
+        Call::Link(_) => return,
         Call::Exchange(from) => Event::Exchange { from: from.to_owned(), to: path },
         Call::Remove | Call::RemoveFolder => Event::Remove(path),
     });

@@ -33,6 +33,7 @@ pub enum Call<'a> {
     SyncFolder,
     MakeFolder,
     Rename(&'a Path),
+    Link(&'a Path),
     Exchange(&'a Path),
     Remove,
     RemoveFolder,
@@ -194,6 +195,21 @@ pub fn rename_to_free(from: &Path, to: &Path) -> Result<bool> {
     });
     match renamed {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// Gives a file a second name; `false` if its file system has no such thing.
+pub fn link(from: &Path, to: &Path) -> Result<bool> {
+    let linked = call(Call::Link(from), to, "link", || fs::hard_link(from, to));
+    match linked {
+        Err(Error::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
+                || source.raw_os_error() == Some(Errno::XDEV.raw_os_error())
+                || source.raw_os_error() == Some(Errno::MLINK.raw_os_error()) =>
+        {
+            Ok(false)
+        }
         result => result.map(|()| true),
     }
 }

@@ -247,7 +247,8 @@ impl Target for Compare<'_> {
     }
 }
 
-struct Unheard;
+/// Hears nothing.
+pub struct Unheard;
 
 impl Follower for Unheard {
     fn take(&mut self, _run: &CodedRun) -> Result<()> {

@@ -62,15 +62,23 @@ fn tell_equal(sink: &mut DeltaSink, actions: &[Action]) {
 
 /// Ends the hashes. Fails if an input is a delta file made for another base.
 pub fn finish_hashes(plan: &Plan, actions: &[Action], hashes: TensorHashes) -> Result<Vec<Hashes>> {
+    check_bases(plan, &hashes.base)?;
     let hex = |hash: PieceHash| hash.finish().to_hex().to_string();
-    let mut all = Vec::with_capacity(plan.tensors.len());
-    for ((t, action), (base, result)) in
-        plan.tensors.iter().zip(actions).zip(hashes.base.into_iter().zip(hashes.result))
-    {
-        let base = hex(base);
-        for place in &t.places {
-            let expected = place.coded.as_ref().and_then(|c| c.base_blake3.as_ref()).filter(|e| **e != base);
-            if let Some(expected) = expected {
+    let both = hashes.base.into_iter().map(hex).zip(hashes.result);
+    let one = |((base, result), action): ((String, PieceHash), &Action)| {
+        let result = if action.copied == Copied::Bytes { base.clone() } else { hex(result) };
+        Hashes { result, base: Some(base) }
+    };
+    Ok(both.zip(actions).map(one).collect())
+}
+
+/// Fails if an input is a delta file made for another base than the one whose tensors have these hashes.
+pub fn check_bases(plan: &Plan, bases: &[PieceHash]) -> Result<()> {
+    for (t, base) in plan.tensors.iter().zip(bases) {
+        for (place, expected) in t.places.iter().filter_map(|p| p.coded.as_ref()?.base_blake3.as_ref().map(|h| (p, h)))
+        {
+            let got = base.root().map(|h| h.to_hex().to_string()).unwrap_or_default();
+            if *expected != got {
                 return Err(Error::HashDiffers {
                     path: plan.files[t.places[0].file].path.clone(),
                     what: format!(
@@ -78,15 +86,13 @@ pub fn finish_hashes(plan: &Plan, actions: &[Action], hashes: TensorHashes) -> R
                         t.name, plan.files[place.file].name
                     ),
                     expected: expected.clone(),
-                    got: base,
+                    got,
                     hint: "Give the base_model that the delta was made from.",
                 });
             }
         }
-        let result = if action.copied == Copied::Bytes { base.clone() } else { hex(result) };
-        all.push(Hashes { result, base: Some(base) });
     }
-    Ok(all)
+    Ok(())
 }
 
 /// What the delta file keeps of the output's other files.

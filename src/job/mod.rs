@@ -11,6 +11,7 @@ mod known;
 mod machine;
 mod noted;
 mod output;
+mod parts;
 mod read;
 mod resume;
 mod resume_apply;
@@ -28,6 +29,10 @@ pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
 pub use machine::default_memory;
+pub use parts::{
+    Asked, CommitRun, Committed, Next, PartDone, PartRun, Parted, Reduced, Status, commit, merge_part, reduce, status,
+    survey_part, write_plan,
+};
 pub use read::{Account, read_account};
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
@@ -481,7 +486,8 @@ fn survey(
     loop {
         let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
         // What delta files say is about task vectors before single elements are pruned.
-        let first = if plan.prunes_elements() {
+        // Parts do not read them: each would have to.
+        let first = if plan.prunes_elements() || engine.is_shared() {
             merged.clone()
         } else {
             known::histograms(plan, engine.files(), &merged, statistic.as_mut())?

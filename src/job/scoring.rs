@@ -144,7 +144,11 @@ impl Scoring {
         let largest = largest.values_only().over(form);
         let largest = if score == Score::Magnitude { largest.of_magnitudes() } else { largest };
         let mut largest = Box::new(largest);
-        let first = known::histograms(plan, engine.files(), &works, largest.as_mut())?;
+        let first = if engine.is_shared() {
+            works.clone()
+        } else {
+            known::histograms(plan, engine.files(), &works, largest.as_mut())?
+        };
         let unhashed = vec![false; plan.sources.len()];
         self.runs = engine.survey((&first, &works), largest.as_mut(), Cut::Sums, &unhashed)?;
         let found = largest.finish();

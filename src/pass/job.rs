@@ -15,7 +15,7 @@ pub struct Work {
     pub tensor: usize,
     /// The sources to read, ascending.
     pub sources: Vec<Source>,
-    /// The elements that are gone over, if not all: tiles that lie in there or reach into it.
+    /// The elements that are gone over, if not all, and those that share a unit of tiles with them.
     pub only: Option<Range<u64>>,
 }
 
@@ -145,8 +145,9 @@ fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item
     let step = plan.tile_elements(t.element_bytes(work.sources.iter().copied()) + written, unit) as u64;
     let elements = t.elements;
     let only = work.only.clone().unwrap_or(0..elements);
-    let all = (0..elements.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(elements));
-    all.filter(move |tile| tile.start < only.end && only.start < tile.end)
+    let first = only.start / unit as u64 * unit as u64;
+    let end = only.end.next_multiple_of(unit as u64).min(elements);
+    (0..end.saturating_sub(first).div_ceil(step)).map(move |i| first + i * step..(first + (i + 1) * step).min(end))
 }
 
 impl Engine<'_> {
@@ -221,6 +222,8 @@ impl Engine<'_> {
         let t = &self.plan.tensors[work.tensor];
         let base = self.decode_base(work).map(|s| t.source_bytes(s));
         let read: u64 = work.sources.iter().map(|&s| t.source_bytes(s)).chain(base).sum();
-        read + if writes { t.bytes() } else { 0 }
+        let bytes = read + if writes { t.bytes() } else { 0 };
+        let part = |only: &Range<u64>| (only.end - only.start) as f64 / t.elements.max(1) as f64;
+        work.only.as_ref().map_or(bytes, |only| (bytes as f64 * part(only)) as u64)
     }
 }

@@ -12,6 +12,7 @@ mod lossy;
 mod merge;
 mod pipeline;
 mod progress;
+mod rounds;
 mod runs;
 mod scratch;
 mod stage;
@@ -25,19 +26,20 @@ pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
 pub use merge::{Action, Copied, Follower, How, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
+pub use rounds::Rounds;
 pub use stage::Stage;
 pub use stream::{Extent, Run, Stream};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, HashState, PieceHash};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
 
 /// What a pass cost.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PassRun {
     /// Its name.
     pub name: String,
@@ -71,6 +73,8 @@ pub struct Engine<'a> {
     padding: gather::Padding,
     /// The plan's fused stages.
     stages: Vec<Stage<'a>>,
+    /// Who shares the passes over the whole model, if this machine does not make them alone.
+    rounds: Option<&'a dyn Rounds>,
 }
 
 impl<'a> Engine<'a> {
@@ -91,7 +95,7 @@ impl<'a> Engine<'a> {
         let hashes = hash_inputs.then(|| Arc::new(plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect()));
         let window = Window::new(plan.budget.window_bytes);
         let (padding, stages) = (gather::Padding::new(), Vec::new());
-        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages })
+        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages, rounds: None })
     }
 
     /// The same files and threads for a stage that is fused into the plan.
@@ -108,6 +112,7 @@ impl<'a> Engine<'a> {
             elements: None,
             padding: gather::Padding::new(),
             stages: Vec::new(),
+            rounds: None,
         }
     }
 
@@ -133,6 +138,21 @@ impl<'a> Engine<'a> {
         PieceHash::restore(self.plan.files[file].bytes, state).map(|hash| *slot = hash).is_some()
     }
 
+    /// Shares the passes over the whole model with other machines from now on.
+    pub fn set_rounds(&mut self, rounds: Option<&'a dyn Rounds>) {
+        self.rounds = rounds;
+    }
+
+    /// Whether passes are shared with other machines.
+    pub fn is_shared(&self) -> bool {
+        self.rounds.is_some()
+    }
+
+    /// Hashes the inputs into these, one per file.
+    pub fn set_hashes(&mut self, hashes: Vec<PieceHash>) {
+        self.hashes = Some(Arc::new(hashes));
+    }
+
     /// The inputs.
     pub fn files(&self) -> &Files {
         self.files
@@ -140,17 +160,21 @@ impl<'a> Engine<'a> {
 
     /// Ends input hashing: reads what no pass has read (headers, copied tensors) and returns one hash per file.
     pub fn finish_hashes(&mut self) -> Result<(Option<Vec<blake3::Hash>>, PassRun)> {
-        let start = Instant::now();
-        let counter = Counter::default();
         // Fused stages hold the hashes too.
         self.stages.clear();
-        let Some(hashes) = self.hashes.take() else {
-            return Ok((None, PassRun { name: "hash".into(), bytes_read: 0, seconds: 0.0 }));
-        };
+        let run = self.hash_rest()?;
+        let Some(hashes) = self.hashes.take() else { return Ok((None, run)) };
         let hashes = Arc::into_inner(hashes).expect("no fused stage reads any more");
+        Ok((Some(hashes.into_iter().map(PieceHash::finish).collect()), run))
+    }
+
+    /// Reads what no pass has read and hashes it, if inputs are hashed.
+    pub fn hash_rest(&self) -> Result<PassRun> {
+        let start = Instant::now();
+        let counter = Counter::default();
         let mut buffer = Vec::new();
         let piece_bytes = self.plan.budget.job_bytes as u64;
-        for (file, hash) in hashes.iter().enumerate() {
+        for (file, hash) in self.hashes().unwrap_or_default().iter().enumerate() {
             for gap in hash.missing() {
                 let mut at = gap.start;
                 while at < gap.end {
@@ -162,8 +186,7 @@ impl<'a> Engine<'a> {
                 }
             }
         }
-        let run =
-            PassRun { name: "hash the rest".into(), bytes_read: counter.get(), seconds: start.elapsed().as_secs_f64() };
-        Ok((Some(hashes.into_iter().map(PieceHash::finish).collect()), run))
+        let name = if self.hashes.is_some() { "hash the rest" } else { "hash" };
+        Ok(PassRun { name: name.into(), bytes_read: counter.get(), seconds: start.elapsed().as_secs_f64() })
     }
 }

@@ -24,7 +24,10 @@ impl Engine<'_> {
         loop {
             let wanted: Vec<Work> = now.iter().filter(|w| statistic.wants(w.tensor)).cloned().collect();
             if !wanted.is_empty() {
-                runs.push(self.survey_once(&wanted, statistic, cut, &hash)?);
+                runs.push(match self.rounds {
+                    None => self.survey_once(&wanted, statistic, cut, &hash)?,
+                    Some(rounds) => rounds.pass(self, &wanted, statistic, cut, &hash)?,
+                });
             }
             hash.fill(false);
             now = works;
@@ -34,7 +37,14 @@ impl Engine<'_> {
         }
     }
 
-    fn survey_once(&self, works: &[Work], statistic: &mut dyn Statistic, cut: Cut, hash: &[bool]) -> Result<PassRun> {
+    /// Shows `works` to `statistic` once.
+    pub fn survey_once(
+        &self,
+        works: &[Work],
+        statistic: &mut dyn Statistic,
+        cut: Cut,
+        hash: &[bool],
+    ) -> Result<PassRun> {
         let name = statistic.name();
         let form = statistic.form();
         let counter = Counter::default();

@@ -12,6 +12,7 @@ mod layers;
 mod layout;
 mod models;
 mod options;
+mod partition;
 mod show;
 mod stack;
 mod tensors;
@@ -26,6 +27,7 @@ pub use layers::Layer;
 pub use layout::Shard;
 pub use models::{PlannedFile, PlannedModel, Source};
 pub use options::Options;
+pub use partition::{Border, Partitions};
 pub use tensors::{Computed, Masks, Place, PlannedTensor, Rows};
 pub use waves::Waves;
 
@@ -323,6 +325,16 @@ impl Plan {
         };
         // Elements are ranked by two digits.
         Some((sources, if self.prunes_elements() { 2 } else { 1 }))
+    }
+
+    /// How often pass 1 reads its sources; 0 if there is no pass 1.
+    pub fn scored_reads(&self) -> u64 {
+        self.scored().map_or(0, |(_, reads)| reads)
+    }
+
+    /// Bytes of the tables that rank single elements, where LwPTV prunes these.
+    pub fn ranking_bytes(&self) -> usize {
+        if self.prunes_elements() { Largest::resident_bytes(self.expert_count(), 0) } else { 0 }
     }
 
     /// Bytes that pass 1 reads; `None` if there is no pass 1.

@@ -5,6 +5,7 @@ mod chat_template;
 mod config;
 mod delta;
 mod journal;
+mod pieces;
 mod shards;
 mod side_files;
 mod staging;
@@ -14,6 +15,7 @@ pub use chat_template::{NAME as CHAT_TEMPLATE, chat_template};
 pub use config::ConfigEdits;
 pub use delta::{DeltaSink, DeltaTensor, Extra, Hashes, Told, WrittenTensor, index as delta_index};
 pub use journal::{Journal, Left};
+pub use pieces::{Named, PieceRange, Pieces};
 pub use shards::Shards;
 pub use side_files::{
     SideFile, edited, find as find_side_files, find_all as find_all_files, is_of_tokenizer, is_of_words,

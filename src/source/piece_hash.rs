@@ -4,6 +4,7 @@
 //! but those chunks and their place. Pieces are cut into such runs, runs that meet are joined, and at most one chunk at
 //! each end of a piece is kept until its other part arrives. Memory: a few values for each gap that is still open.
 
+use super::ranges::Ranges;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use blake3::{CHUNK_LEN, Hash, Hasher};
 use serde::{Deserialize, Serialize};
@@ -26,8 +27,10 @@ struct State {
     subtrees: BTreeMap<u64, (u32, ChainingValue)>,
     /// Chunks of which only a part has arrived.
     partial: BTreeMap<u64, Partial>,
-    /// Covered byte ranges, start to end, joined where they touch.
-    covered: BTreeMap<u64, u64>,
+    /// Byte ranges that need not be given (again).
+    covered: Ranges,
+    /// Those of them that others hash.
+    skipped: Ranges,
     /// The hash, where it is all that is known.
     known: Option<Hash>,
 }
@@ -58,6 +61,27 @@ pub struct HashState {
     partial: Vec<(u64, usize, String)>,
 }
 
+impl HashState {
+    /// Chunks of which a part is known, with that part in its place; `None` if a file of `bytes` cannot have them.
+    fn partials(&self, bytes: u64) -> Option<Vec<(u64, Vec<u8>)>> {
+        let one = |(chunk, _, data): &(u64, usize, String)| {
+            let length = CHUNK.min(bytes.checked_sub(chunk.checked_mul(CHUNK)?)?);
+            Some((*chunk, unhex(data).filter(|d| d.len() as u64 == length)?))
+        };
+        self.partial.iter().map(one).collect()
+    }
+
+    /// The subtrees; `None` if a file of so many chunks cannot have them.
+    fn subtrees(&self, chunks: u64) -> Option<Vec<(u64, u32, ChainingValue)>> {
+        let one = |(chunk, level, value): &(u64, u32, String)| {
+            let fits = *level < 54 && *chunk < chunks && chunk.is_multiple_of(1 << level);
+            fits.then_some(())?;
+            Some((*chunk, *level, *Hash::from_hex(value).ok()?.as_bytes()))
+        };
+        self.subtrees.iter().map(one).collect()
+    }
+}
+
 impl PieceHash {
     /// For a file of `bytes`.
     pub fn new(bytes: u64) -> Self {
@@ -66,14 +90,14 @@ impl PieceHash {
 
     /// A hash that is known already.
     pub fn known(bytes: u64, hash: Hash) -> Self {
-        let state = State { covered: [(0, bytes)].into(), known: Some(hash), ..State::default() };
+        let state = State { covered: [(0, bytes)].into_iter().collect(), known: Some(hash), ..State::default() };
         Self { bytes, state: Mutex::new(state) }
     }
 
     /// Takes the bytes at `offset`. What was given before is not looked at again: a file may be read for several tensors.
     pub fn update(&self, offset: u64, piece: &[u8]) {
         assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
-        let fresh = self.lock().gaps(offset, offset + piece.len() as u64);
+        let fresh = self.lock().covered.gaps(offset, offset + piece.len() as u64);
         for range in fresh {
             let bytes = &piece[(range.start - offset) as usize..(range.end - offset) as usize];
             if !self.insert(self.hash_piece(range.start, bytes)) {
@@ -86,7 +110,7 @@ impl PieceHash {
     /// Hashes the bytes at `offset`, as far as they were not given before, for [`PieceHash::give`].
     pub fn hash(&self, offset: u64, piece: &[u8]) -> Vec<Hashed> {
         assert!(offset + piece.len() as u64 <= self.bytes, "piece beyond the end of the file");
-        let fresh = self.lock().gaps(offset, offset + piece.len() as u64);
+        let fresh = self.lock().covered.gaps(offset, offset + piece.len() as u64);
         let bytes = |r: &Range<u64>| &piece[(r.start - offset) as usize..(r.end - offset) as usize];
         fresh.iter().map(|range| self.hash_piece(range.start, bytes(range))).collect()
     }
@@ -114,10 +138,10 @@ impl PieceHash {
     fn insert(&self, hashed: Hashed) -> bool {
         let mut state = self.lock();
         let whole = hashed.start..hashed.end;
-        if state.gaps(hashed.start, hashed.end).first() != Some(&whole) {
+        if state.covered.gaps(hashed.start, hashed.end).first() != Some(&whole) {
             return false;
         }
-        state.cover(hashed.start, hashed.end);
+        state.covered.cover(hashed.start, hashed.end);
         for (chunk, level, value) in hashed.subtrees {
             state.insert(self.chunks(), chunk, level, value);
         }
@@ -134,7 +158,7 @@ impl PieceHash {
             (chunk, level, Hash::from_bytes(value).to_hex().to_string())
         };
         HashState {
-            covered: state.covered.iter().map(|(&start, &end)| (start, end)).collect(),
+            covered: state.covered.without(&state.skipped).iter().map(|r| (r.start, r.end)).collect(),
             subtrees: state.subtrees.iter().map(subtree).collect(),
             partial: state.partial.iter().map(|(&chunk, p)| (chunk, p.filled, hex(&p.data))).collect(),
         }
@@ -148,7 +172,7 @@ impl PieceHash {
             if start < last || end < start || end > bytes {
                 return None;
             }
-            state.covered.insert(start, end);
+            state.covered.claim(start, end);
             last = end;
         }
         for (chunk, level, value) in &known.subtrees {
@@ -160,9 +184,43 @@ impl PieceHash {
         Some(Self { bytes, state: Mutex::new(state) })
     }
 
+    /// Leaves these ranges to others: they are not hashed here, nor missing. Before anything is given.
+    pub fn skip(&self, ranges: impl IntoIterator<Item = Range<u64>>) {
+        let mut state = self.lock();
+        for range in ranges {
+            for part in state.covered.claim(range.start, range.end) {
+                state.skipped.claim(part.start, part.end);
+            }
+        }
+    }
+
+    /// Takes over what another knows of the same file; `false` if that cannot be, or if both know of the same bytes.
+    pub fn absorb(&self, other: &HashState) -> bool {
+        let mut state = self.lock();
+        let free = |state: &State, &(start, end): &(u64, u64)| {
+            start < end && end <= self.bytes && state.covered.gaps(start, end).first() == Some(&(start..end))
+        };
+        let Some(partial) = other.partials(self.bytes) else { return false };
+        let Some(subtrees) = other.subtrees(self.chunks()) else { return false };
+        if !other.covered.iter().all(|range| free(&state, range)) {
+            return false;
+        }
+        other.covered.iter().for_each(|&(start, end)| state.covered.cover(start, end));
+        subtrees.into_iter().for_each(|(chunk, level, value)| state.insert(self.chunks(), chunk, level, value));
+        for (chunk, data) in partial {
+            let (first, end) = (chunk * CHUNK, chunk * CHUNK + data.len() as u64);
+            for &(start, stop) in other.covered.iter().filter(|r| r.0 < end && first < r.1) {
+                let (start, stop) = (start.max(first), stop.min(end));
+                let bytes = &data[(start - first) as usize..(stop - first) as usize];
+                self.keep_partial(&mut state, start, bytes);
+            }
+        }
+        true
+    }
+
     /// The ranges that have not been given yet, in order.
     pub fn missing(&self) -> Vec<Range<u64>> {
-        self.lock().gaps(0, self.bytes)
+        self.lock().covered.gaps(0, self.bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -177,7 +235,7 @@ impl PieceHash {
     /// The hash, once every byte was given.
     pub fn root(&self) -> Option<Hash> {
         let state = self.lock();
-        state.gaps(0, self.bytes).is_empty().then(|| state.known.unwrap_or_else(|| self.root_of(&state)))
+        state.covered.gaps(0, self.bytes).is_empty().then(|| state.known.unwrap_or_else(|| self.root_of(&state)))
     }
 
     fn root_of(&self, state: &State) -> Hash {
@@ -234,37 +292,6 @@ impl PieceHash {
 }
 
 impl State {
-    /// The parts of a range that are not covered, in order.
-    fn gaps(&self, start: u64, end: u64) -> Vec<Range<u64>> {
-        let mut gaps = Vec::new();
-        let mut at = start;
-        let before = self.covered.range(..=start).next_back();
-        let inside = self.covered.range(start..end).filter(|(s, _)| **s > start);
-        for (&covered, &covered_end) in before.into_iter().chain(inside) {
-            if at < covered {
-                gaps.push(at..covered);
-            }
-            at = at.max(covered_end);
-        }
-        if at < end {
-            gaps.push(at..end);
-        }
-        gaps
-    }
-
-    /// Covers a range of which nothing is covered.
-    fn cover(&mut self, mut start: u64, mut end: u64) {
-        if let Some((&before, &before_end)) = self.covered.range(..start).next_back()
-            && before_end == start
-        {
-            start = before;
-        }
-        if let Some(after_end) = self.covered.remove(&end) {
-            end = after_end;
-        }
-        self.covered.insert(start, end);
-    }
-
     /// Adds a subtree and joins it with its sibling as long as there is one and the whole file is not reached.
     fn insert(&mut self, chunks: u64, mut chunk: u64, mut level: u32, mut value: ChainingValue) {
         loop {
@@ -370,6 +397,37 @@ mod tests {
                 }
             }
             prop_assert_eq!(hash.root(), Some(blake3::hash(&data)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_hashed_apart_join_to_the_hash_of_the_file(
+            bytes in prop_oneof![1usize..5000, Just(1024), Just(8192), 60_000usize..70_000],
+            cuts in prop::collection::vec(0.0..1.0f64, 0..9),
+            turn in 0usize..9,
+        ) {
+            let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
+            let mut at: Vec<usize> = cuts.iter().map(|c| (c * bytes as f64) as usize).chain([0, bytes]).collect();
+            at.sort_unstable();
+            at.dedup();
+            let mut states: Vec<HashState> = Vec::new();
+            for own in at.windows(2).map(|w| w[0] as u64..w[1] as u64) {
+                let part = PieceHash::new(bytes as u64);
+                part.skip([0..own.start, own.end..bytes as u64]);
+                prop_assert_eq!(part.missing(), std::slice::from_ref(&own));
+                // What others hash may be read here too.
+                part.update(0, &data);
+                states.push(part.state());
+            }
+            let turn = turn % states.len();
+            states.rotate_left(turn);
+            let whole = PieceHash::new(bytes as u64);
+            for state in &states {
+                prop_assert!(whole.absorb(state));
+                prop_assert!(!whole.absorb(state), "twice");
+            }
+            prop_assert_eq!(whole.root(), Some(blake3::hash(&data)));
         }
     }
 

@@ -40,6 +40,11 @@ impl Statistic for Majority {
     fn fold(&mut self, _tensor: usize, sums: &[f64]) {
         self.sum += sums.iter().map(|&s| s as i64).sum::<i64>();
     }
+
+    // Sums of whole numbers, of chunks as of blocks: exact.
+    fn width(&self) -> usize {
+        1
+    }
 }
 
 impl Finding for Majority {

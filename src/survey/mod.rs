@@ -8,6 +8,7 @@ mod differences;
 mod largest;
 mod majority;
 mod saliency;
+mod share;
 mod sum;
 mod sums;
 
@@ -15,6 +16,7 @@ pub use differences::{Differences, OfModel, OfPair, Totals};
 pub use largest::{Asked, Bar, Bars, Largest, MAGNITUDES, View};
 pub use majority::Majority;
 pub use saliency::{Saliency, Score, random_score};
+pub use share::{Gathering, Share};
 pub use sum::BlockSum;
 pub use sums::{Measure, Sums};
 
@@ -127,6 +129,26 @@ pub trait Statistic: Send + Sync {
     /// Takes in all of a tensor's task vector of expert `task` at once: its magnitudes counted by their upper 16 bits
     /// (bin, count).
     fn know(&mut self, _task: usize, _histogram: &[(u16, u64)]) {}
+
+    /// How many sums each block has that are added chunk by chunk; what machines that share a pass tell each other.
+    fn width(&self) -> usize {
+        0
+    }
+
+    /// Takes back the sums of whole chunks (or of the tensor's last one), in place of those of their blocks.
+    fn fold_chunks(&mut self, tensor: usize, sums: &[f64]) {
+        self.fold(tensor, sums);
+    }
+
+    /// What was counted in this pass besides, where it is not zero: place and number.
+    fn counts(&mut self) -> Vec<(usize, u64)> {
+        Vec::new()
+    }
+
+    /// Adds what others have counted; `false` if it is not of this statistic.
+    fn add_counts(&mut self, counts: &[(usize, u64)]) -> bool {
+        counts.is_empty()
+    }
 
     /// Ends a pass.
     fn end_pass(&mut self) -> Progress {

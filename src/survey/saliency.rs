@@ -88,6 +88,17 @@ impl Statistic for Saliency {
             }
         }
     }
+
+    fn width(&self) -> usize {
+        self.models
+    }
+
+    fn fold_chunks(&mut self, tensor: usize, sums: &[f64]) {
+        let mine = &mut self.sums[tensor * self.models..][..self.models];
+        for chunk in sums.chunks_exact(self.models) {
+            mine.iter_mut().zip(chunk).for_each(|(sum, &c)| sum.add_chunks(c));
+        }
+    }
 }
 
 /// The score of a layer under [`Score::Random`]: uniform in [0, 1), from the seed, the task's number and the layer's name.

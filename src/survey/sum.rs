@@ -2,7 +2,7 @@
 
 use crate::limits::CHUNK_BLOCKS;
 
-/// A running sum of block sums that can be split between machines at chunk borders.
+/// A running sum of block sums. Machines that share a tensor are cut at chunk borders, so that this gives the same bits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BlockSum {
     total: f64,
@@ -23,6 +23,12 @@ impl BlockSum {
         if self.blocks == CHUNK_BLOCKS {
             *self = Self { total: self.total + self.chunk, chunk: 0.0, blocks: 0 };
         }
+    }
+
+    /// Adds the sums of whole chunks, or of the last one.
+    pub fn add_chunks(&mut self, chunks: f64) {
+        assert_eq!(self.blocks, 0, "a chunk is under way");
+        self.total += chunks;
     }
 
     /// The sum of all blocks so far.

@@ -48,6 +48,17 @@ impl Statistic for Sums<'_> {
             mine.iter_mut().zip(block).for_each(|(sum, &b)| sum.add(b));
         }
     }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn fold_chunks(&mut self, tensor: usize, sums: &[f64]) {
+        let mine = self.sums.entry(tensor).or_insert_with(|| vec![BlockSum::default(); self.width]);
+        for chunk in sums.chunks_exact(self.width) {
+            mine.iter_mut().zip(chunk).for_each(|(sum, &c)| sum.add_chunks(c));
+        }
+    }
 }
 
 impl Finding for Sums<'_> {

@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod folder;
+pub mod parts;
 
 use std::collections::BTreeMap;
 use std::fs;

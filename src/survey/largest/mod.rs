@@ -163,6 +163,16 @@ impl<'a> Largest<'a> {
         }
     }
 
+    /// Adds what all threads have counted.
+    fn flush_all(&mut self) {
+        for worker in 0..self.locals.len() {
+            let mut local = std::mem::take(&mut *lock(&self.locals[worker]));
+            self.flush(&mut local);
+            local.counts = Vec::new();
+            *lock(&self.locals[worker]) = local;
+        }
+    }
+
     /// The counts of a thread, for this group.
     fn counts_of<'l>(&self, local: &'l mut Local, group: usize) -> (&'l [Vec<u32>], &'l mut [u64]) {
         if local.group != group {
@@ -301,6 +311,12 @@ impl<'a> Largest<'a> {
     fn is_open(&self) -> bool {
         self.groups.iter().any(Group::is_open)
     }
+
+    /// The one group of a ranking over a whole model.
+    fn of_all_tensors(&mut self) -> &mut Group {
+        assert!(self.groups.len() == 1 && self.ties == Ties::Stay, "rankings per tensor are not shared");
+        &mut self.groups[0]
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -362,13 +378,30 @@ impl Statistic for Largest<'_> {
         }
     }
 
-    fn end_pass(&mut self) -> Progress {
-        for worker in 0..self.locals.len() {
-            let mut local = std::mem::take(&mut *lock(&self.locals[worker]));
-            self.flush(&mut local);
-            local.counts = Vec::new();
-            *lock(&self.locals[worker]) = local;
+    fn counts(&mut self) -> Vec<(usize, u64)> {
+        self.flush_all();
+        let group = self.of_all_tensors();
+        let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+        data.counts.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect()
+    }
+
+    fn add_counts(&mut self, counts: &[(usize, u64)]) -> bool {
+        let group = self.of_all_tensors();
+        let places = group.goals.len() * TABLE;
+        if counts.iter().any(|(place, _)| *place >= places) {
+            return false;
         }
+        // Without counts nothing was shown, and that is another thing than zeros.
+        if !counts.is_empty() {
+            let data = group.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+            data.counts.resize(places, 0);
+            counts.iter().for_each(|&(place, n)| data.counts[place] += n);
+        }
+        true
+    }
+
+    fn end_pass(&mut self) -> Progress {
+        self.flush_all();
         if self.stage == Stage::Lower && self.was_deceived() {
             // A histogram that was taken on trust did not tell the truth: count everything.
             self.start_again();
