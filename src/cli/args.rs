@@ -1,5 +1,6 @@
 //! The arguments of all commands.
 
+use super::batch::BatchArgs;
 use super::compare::CompareArgs;
 use super::report::{ExplainArgs, ReportArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -23,6 +24,8 @@ pub enum Command {
     Merge(MergeArgs),
     /// Say what a merge would do: tensors, layers, passes, bytes, peak memory, disk. Reads headers only.
     Plan(PlanArgs),
+    /// Run many merges from one file: jobs, overrides and matrices.
+    Batch(BatchArgs),
     /// Run pass 1 only: scores, thresholds and masks of every layer and task.
     Saliency(SaliencyArgs),
     /// Write the delta file from a base to a fine-tuned model.

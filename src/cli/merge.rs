@@ -5,7 +5,6 @@ use super::{Outcome, print, progress};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use taskvec::job::StagedPlan;
-use taskvec::limits::RECIPE_MAX_BYTES;
 use taskvec::mask::Eta;
 use taskvec::pass::Stop;
 use taskvec::plan::{Options, Plan, PlannedStage};
@@ -115,7 +114,7 @@ fn make_plans(
         return Err(Error::Usage("give either a recipe file or --method, not both".into()));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let plan = read_recipe(path).and_then(|text| finish_plan(Stages::parse(&text)?, folder, recipe, options, out));
+    let plan = job::read_recipe(path).and_then(|text| finish_plan(Stages::parse(&text)?, folder, recipe, options, out));
     plan.map_err(|e| match e {
         Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
         other => other,
@@ -164,23 +163,8 @@ fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
     flags.recipe()
 }
 
-fn read_recipe(path: &Path) -> Result<String> {
-    let missing = |problem: String| Error::InputMissing { path: path.to_owned(), problem };
-    let meta = std::fs::metadata(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
-    if !meta.is_file() {
-        return Err(missing("is not a regular file".into()));
-    }
-    if meta.len() > RECIPE_MAX_BYTES {
-        return Err(Error::malformed(
-            path,
-            format!("{} long; a recipe has at most {}", Bytes(meta.len()), Bytes(RECIPE_MAX_BYTES)),
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
-    String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
-}
-
-fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
+/// The options that arguments ask for.
+pub fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
     Ok(Options {
         memory_bytes: limits.memory.as_ref().map_or_else(|| Ok(job::default_memory()), |m| size("--memory", m))?,
         threads: threads(limits.num_threads)?,

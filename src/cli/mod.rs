@@ -1,6 +1,7 @@
 //! Arguments, printing and exit codes; everything else is in the library.
 
 mod args;
+mod batch;
 mod compare;
 mod delta;
 mod demo;
@@ -37,6 +38,7 @@ pub fn run() -> ExitCode {
     let result = match &cli.command {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
         Command::Plan(args) => merge::plan(args),
+        Command::Batch(args) => batch::batch(args, &cli.common, &stop),
         Command::Saliency(args) => saliency::saliency(args, &cli.common, &stop),
         Command::Diff(args) => delta::diff(args, &cli.common, &stop),
         Command::Apply(args) => delta::apply(args, &cli.common, &stop),

@@ -12,6 +12,7 @@ mod lossy;
 mod merge;
 mod pipeline;
 mod progress;
+mod reused;
 mod runs;
 mod scratch;
 mod stage;
@@ -25,6 +26,7 @@ pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
 pub use merge::{Action, Copied, Follower, How, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
+pub use reused::{Reused, ReusedTensor};
 pub use stage::Stage;
 pub use stream::{Extent, Run, Stream};
 
@@ -71,6 +73,8 @@ pub struct Engine<'a> {
     padding: gather::Padding,
     /// The plan's fused stages.
     stages: Vec<Stage<'a>>,
+    /// What an earlier merge has computed.
+    reused: Reused,
 }
 
 impl<'a> Engine<'a> {
@@ -91,7 +95,8 @@ impl<'a> Engine<'a> {
         let hashes = hash_inputs.then(|| Arc::new(plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect()));
         let window = Window::new(plan.budget.window_bytes);
         let (padding, stages) = (gather::Padding::new(), Vec::new());
-        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages })
+        let reused = Reused::default();
+        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages, reused })
     }
 
     /// The same files and threads for a stage that is fused into the plan.
@@ -108,12 +113,23 @@ impl<'a> Engine<'a> {
             elements: None,
             padding: gather::Padding::new(),
             stages: Vec::new(),
+            reused: Reused::default(),
         }
     }
 
     /// The plan's fused stages, in order.
     pub fn set_stages(&mut self, stages: Vec<Stage<'a>>) {
         self.stages = stages;
+    }
+
+    /// Takes these tensors from where they are, where the merge says so.
+    pub fn reuse(&mut self, reused: Reused) {
+        self.reused = reused;
+    }
+
+    /// What is not computed again.
+    pub fn reused(&self) -> &Reused {
+        &self.reused
     }
 
     /// Prunes elements from all that is read from now on.
@@ -131,6 +147,14 @@ impl<'a> Engine<'a> {
         let hashes = self.hashes.as_mut().and_then(Arc::get_mut);
         let Some(slot) = hashes.and_then(|h| h.get_mut(file)) else { return false };
         PieceHash::restore(self.plan.files[file].bytes, state).map(|hash| *slot = hash).is_some()
+    }
+
+    /// Takes over the hash of an input. Before fused stages are set.
+    pub fn know_hash(&mut self, file: usize, hash: blake3::Hash) {
+        let hashes = self.hashes.as_mut().and_then(Arc::get_mut);
+        if let Some(slot) = hashes.and_then(|h| h.get_mut(file)) {
+            *slot = PieceHash::known(self.plan.files[file].bytes, hash);
+        }
     }
 
     /// The inputs.
