@@ -3,6 +3,7 @@
 use super::batch::BatchArgs;
 use super::compare::CompareArgs;
 use super::report::{ExplainArgs, ReportArgs};
+use super::sweep::SweepArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use taskvec::codec::Coding;
@@ -26,6 +27,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Run many merges from one file: jobs, overrides and matrices.
     Batch(BatchArgs),
+    /// Merge one recipe with many etas and lambdas, and measure the results.
+    Sweep(SweepArgs),
     /// Run pass 1 only: scores, thresholds and masks of every layer and task.
     Saliency(SaliencyArgs),
     /// Write the delta file from a base to a fine-tuned model.

@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod saliency;
 mod store;
+mod sweep;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -39,6 +40,7 @@ pub fn run() -> ExitCode {
         Command::Merge(args) => merge::merge(args, &cli.common, &stop),
         Command::Plan(args) => merge::plan(args),
         Command::Batch(args) => batch::batch(args, &cli.common, &stop),
+        Command::Sweep(args) => sweep::sweep(args, &cli.common, &stop),
         Command::Saliency(args) => saliency::saliency(args, &cli.common, &stop),
         Command::Diff(args) => delta::diff(args, &cli.common, &stop),
         Command::Apply(args) => delta::apply(args, &cli.common, &stop),

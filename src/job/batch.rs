@@ -212,8 +212,13 @@ fn plan(job: &BatchJob, out: &Path, how: &BatchRun<'_>) -> Result<StagedPlan> {
             (read_recipe(&path)?, path.parent().unwrap_or(Path::new("")).to_owned())
         }
     };
+    plan_stages(job.stages(&text)?, &folder, how.run.links, how.options, out).map_err(|e| of_batch(job.located(e)))
+}
+
+/// What is told of a budget counts what a batch takes itself.
+pub(super) fn of_batch(error: Error) -> Error {
     let with_batch = |bytes: Bytes| Bytes(bytes.0 + BATCH_BYTES);
-    plan_stages(job.stages(&text)?, &folder, how.run.links, how.options, out).map_err(|e| match job.located(e) {
+    match error {
         Error::BudgetTooSmall { given, needed } => {
             Error::BudgetTooSmall { given: with_batch(given), needed: with_batch(needed) }
         }
@@ -221,7 +226,7 @@ fn plan(job: &BatchJob, out: &Path, how: &BatchRun<'_>) -> Result<StagedPlan> {
             Error::DeltaBudgetTooSmall { given: with_batch(given), needed: with_batch(needed) }
         }
         other => other,
-    })
+    }
 }
 
 /// What a file system must hold.

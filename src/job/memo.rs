@@ -51,6 +51,7 @@ pub(super) struct Computed {
     /// How it differs from the base; known when it is made.
     pub change: Option<Change>,
     key: Key,
+    reused: bool,
 }
 
 impl Memo {
@@ -83,7 +84,7 @@ impl Memo {
         works: &mut [Work],
         actions: &mut [Action],
     ) -> Vec<Computed> {
-        let computed = computed(plan, &engine.files().identities(), method, works, actions);
+        let mut computed = computed(plan, &engine.files().identities(), method, works, actions);
         let known = self.lock();
         let found: Vec<(usize, &Merged)> =
             computed.iter().filter_map(|c| Some((c.tensor, known.merged.get(&c.key)?))).collect();
@@ -93,6 +94,7 @@ impl Memo {
             works[tensor].sources = base.into_iter().collect();
             actions[tensor].copied = Copied::Reused;
         }
+        computed.iter_mut().for_each(|c| c.reused = actions[c.tensor].copied == Copied::Reused);
         engine.reuse(reused);
         computed
     }
@@ -120,9 +122,12 @@ impl Memo {
         let files: Vec<_> = made.files.iter().map(|f| Arc::new((f.path.clone(), f.expected()))).collect();
         let places: BTreeMap<&str, _> = made.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut known = self.lock();
-        for Computed { tensor, change, key } in computed {
-            if let Some(t) = places.get(plan.tensors[tensor].name.as_str()) {
-                known.merged.insert(key, Merged { file: files[t.file].clone(), offset: t.offset, change });
+        for Computed { tensor, change, key, reused } in computed {
+            let Some(t) = places.get(plan.tensors[tensor].name.as_str()) else { continue };
+            let file = &files[t.file];
+            // What was taken from another output is there still, unless this one took its place.
+            if !reused || known.merged.get(&key).is_none_or(|m| m.file.0 == file.0) {
+                known.merged.insert(key, Merged { file: file.clone(), offset: t.offset, change });
             }
         }
         known.forget_beyond(MEMO_ENTRIES_MAX);
@@ -202,7 +207,10 @@ fn computed(
     }
     let merged = works.iter().filter(|w| actions[w.tensor].copied == Copied::No);
     let computed =
-        |w: &Work| Some(Computed { tensor: w.tensor, change: None, key: merged_key(plan, identities, w)? });
+        |w: &Work| {
+        let key = merged_key(plan, identities, w)?;
+        Some(Computed { tensor: w.tensor, change: None, key, reused: false })
+    };
     merged.filter_map(computed).collect()
 }
 

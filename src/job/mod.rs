@@ -19,6 +19,7 @@ mod scoring;
 mod sides;
 mod stages;
 mod store;
+mod sweep;
 mod tokens;
 mod verify;
 
@@ -34,6 +35,7 @@ pub use memo::Memo;
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
+pub use sweep::{Point, Setting, SweepRun, sweep};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};

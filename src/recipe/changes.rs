@@ -1,7 +1,7 @@
 //! Changes to a recipe's text, as a batch makes them.
 
 use super::node::{Node, Value};
-use super::parse;
+use super::{Stages, parse};
 use crate::error::{Error, Result};
 
 /// One change.
@@ -144,4 +144,11 @@ fn reference(entry: &Value) -> Option<String> {
 fn is_called(reference: &str, name: &str) -> bool {
     let plain = reference.trim_end_matches('/');
     plain == name.trim_end_matches('/') || plain.rsplit('/').next() == Some(name)
+}
+
+/// The recipe with another eta, and another lambda where one is given.
+pub fn swept(recipe: &str, eta: f64, lambda: Option<f64>) -> Result<Stages> {
+    let lambda = lambda.map(|l| Change::Parameter("lambda".into(), Value::Number(l)));
+    let changes: Vec<Change> = [Change::Eta(Some(Value::Number(eta)))].into_iter().chain(lambda).collect();
+    Stages::parse(&changed(recipe, &changes)?)
 }

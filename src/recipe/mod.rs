@@ -14,6 +14,7 @@ mod suggest;
 mod tokenizer;
 
 pub use batch::{Batch, BatchJob, RecipeText};
+pub use changes::swept;
 pub use coefficients::Coefficients;
 pub use flags::Flags;
 pub use lwptv::{LayerRule, Lwptv};
