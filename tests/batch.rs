@@ -223,7 +223,9 @@ fn a_job_that_fails_fails_alone_and_its_exit_code_is_the_batchs() {
     assert_eq!(codes, [None, Some(65), Some(66), Some(65), Some(74), None]);
     assert!(jobs[1]["error"].as_str().unwrap().contains("bad/model.safetensors"));
     assert!(jobs[3]["error"].as_str().unwrap().contains("layers.7.weight"));
-    assert!(!bench.path("two").exists() && !bench.path("four").exists() && bench.path("six/model.safetensors").exists());
+    assert!(
+        !bench.path("two").exists() && !bench.path("four").exists() && bench.path("six/model.safetensors").exists()
+    );
     let events = fs::read_to_string(bench.path("events.jsonl")).unwrap();
     let events: Vec<Value> = events.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let told: Vec<&str> = events.iter().map(|e| e["event"].as_str().unwrap()).collect();
@@ -264,4 +266,43 @@ fn a_batch_file_that_is_wrong_is_refused_before_anything_is_made() {
     assert_eq!(code, 2);
     assert!(errors.contains("jobs.yml") && errors.contains("out/{name}-{eta}"), "{errors}");
     assert!(!bench.path("out").exists());
+}
+
+#[test]
+fn the_units_for_systemd_and_the_line_for_cron_are_well_formed_and_their_flags_exist() {
+    let read = |name: &str| fs::read_to_string(Path::new("docs/systemd").join(name)).unwrap();
+    let help = Command::cargo_bin("taskvec").unwrap().args(["batch", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (service, timer, cron) = (read("taskvec-batch.service"), read("taskvec-batch.timer"), read("crontab"));
+    for unit in [&service, &timer] {
+        let lines = unit.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+        assert!(lines.clone().all(|l| (l.starts_with('[') && l.ends_with(']')) || l.split_once('=').is_some()));
+        assert!(lines.clone().next().is_some_and(|l| l == "[Unit]"));
+    }
+    let command = |text: &str| text.split_once("/usr/local/bin/taskvec ").unwrap().1.lines().next().unwrap().to_owned();
+    for line in [command(&service), command(&cron)] {
+        assert!(line.starts_with("batch jobs.yml "));
+        for flag in line.split(' ').filter(|w| w.starts_with("--")) {
+            assert!(help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")), "{flag}");
+        }
+    }
+    let last = cron.lines().last().unwrap();
+    assert!(last.split_whitespace().take(5).all(|field| field == "*" || field.parse::<u8>().is_ok()), "{last}");
+    let program = std::process::Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).status();
+    if program.is_ok_and(|s| s.success()) {
+        verify_units(&service, &timer);
+    }
+}
+
+/// As systemd reads them, with a program and a user that are here.
+fn verify_units(service: &str, timer: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let here = service.replace("/usr/local/bin/taskvec", "/bin/true").replace("User=merges\n", "");
+    fs::write(folder.path().join("taskvec-batch.service"), here).unwrap();
+    fs::write(folder.path().join("taskvec-batch.timer"), timer).unwrap();
+    let names = ["taskvec-batch.service", "taskvec-batch.timer"].map(|n| folder.path().join(n));
+    let verify = std::process::Command::new("systemd-analyze").arg("verify").args(names).output().unwrap();
+    let told = String::from_utf8_lossy(&verify.stderr).into_owned();
+    let about_ours: Vec<&str> = told.lines().filter(|l| l.contains("taskvec-batch")).collect();
+    assert!(about_ours.is_empty(), "{told}");
 }

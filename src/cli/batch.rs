@@ -108,7 +108,9 @@ pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
         print::out(summary.text())?;
     }
     stop.check()?;
-    summary.first_exit_code.map_or(Ok(()), |exit_code| Err(Error::Batch { failed: summary.failed, jobs: total, exit_code }))
+    summary
+        .first_exit_code
+        .map_or(Ok(()), |exit_code| Err(Error::Batch { failed: summary.failed, jobs: total, exit_code }))
 }
 
 /// How all of it went.
@@ -174,7 +176,8 @@ impl Summary {
             (self.failed, "failed"),
             (self.not_started, "not started"),
         ];
-        let counts: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        let counts: Vec<String> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
         let mut last = format!("{} jobs: {}", self.jobs.len(), counts.join(", "));
         if self.made > 0 {
             last += &format!("; read {}, wrote {}", Bytes(self.bytes_read), Bytes(self.bytes_written));
@@ -188,11 +191,8 @@ impl Summary {
 fn line(result: &JobResult) -> String {
     match &result.end {
         End::Done { bytes_read, bytes_written, bytes_reused } => {
-            let reused = if *bytes_reused > 0 {
-                format!(" ({} merged before)", Bytes(*bytes_reused))
-            } else {
-                String::new()
-            };
+            let reused =
+                if *bytes_reused > 0 { format!(" ({} merged before)", Bytes(*bytes_reused)) } else { String::new() };
             let (seconds, read, wrote) = (result.seconds, Bytes(*bytes_read), Bytes(*bytes_written));
             format!("made in {seconds:.2} s, read {read}, wrote {wrote}{reused}")
         }

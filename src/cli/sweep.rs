@@ -257,8 +257,10 @@ fn line(point: &Point, before: bool) -> String {
 
 fn table(rows: &[SweepRow]) -> Table {
     let names: Vec<&String> = rows.first().map(|r| r.metrics.keys().collect()).unwrap_or_default();
-    let head: Vec<&str> =
-        ["result", "eta", "lambda", "layers kept", "size"].into_iter().chain(names.iter().map(|n| n.as_str())).collect();
+    let head: Vec<&str> = ["result", "eta", "lambda", "layers kept", "size"]
+        .into_iter()
+        .chain(names.iter().map(|n| n.as_str()))
+        .collect();
     let mut table = Table::new(&head);
     for r in rows {
         let lambda = r.lambda.map_or_else(|| "recipe's".to_owned(), |l| l.to_string());
@@ -288,7 +290,10 @@ mod tests {
     fn metrics_are_taken_from_the_end_of_the_output() {
         let found = |text| metrics(text).map(|m| m.into_iter().collect::<Vec<_>>());
         assert_eq!(found("loading\n0.5\n"), Some(vec![("metric".into(), 0.5)]));
-        assert_eq!(found("x {\n{\"b\": 2, \"a\": 1.5, \"c\": \"x\"}"), Some(vec![("a".into(), 1.5), ("b".into(), 2.0)]));
+        assert_eq!(
+            found("x {\n{\"b\": 2, \"a\": 1.5, \"c\": \"x\"}"),
+            Some(vec![("a".into(), 1.5), ("b".into(), 2.0)])
+        );
         assert_eq!(found("x\n{\n  \"id\": {\n    \"t\": 1\n  },\n  \"h\": 2\n}\n"), Some(vec![("h".into(), 2.0)]));
         assert_eq!(found("{\"a\": 1}\ndone"), None);
         assert_eq!(found("{\"a\": \"b\"}"), None);

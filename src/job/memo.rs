@@ -5,7 +5,6 @@
 
 use super::resume::Past;
 use super::{Scoring, delta};
-use crate::error::Result;
 use crate::kernel::Change;
 use crate::limits::MEMO_ENTRIES_MAX;
 use crate::method::Method;
@@ -60,8 +59,8 @@ impl Memo {
         self.recall_hashes(engine);
         let known = self.lock();
         let identities = engine.files().identities();
-        let sums =
-            (0..plan.tensors.len()).filter_map(|t| Some((t, known.sums.get(&sums_key(plan, &identities, t)?)?.clone())));
+        let sums = (0..plan.tensors.len())
+            .filter_map(|t| Some((t, known.sums.get(&sums_key(plan, &identities, t)?)?.clone())));
         past.sums.extend(sums);
     }
 
@@ -189,7 +188,8 @@ fn sums_key(plan: &Plan, identities: &[Identity], tensor: usize) -> Option<Key> 
     let sources = if score == Score::Saliency { plan.experts() } else { 0..plan.sources.len() };
     let places = &t.places[sources];
     let contents: Vec<_> = places.iter().map(|p| content(identities, p)).collect();
-    let all = serde_json::json!(["sums", score == Score::Saliency, plan.options.allow_non_finite, t.elements, contents]);
+    let all =
+        serde_json::json!(["sums", score == Score::Saliency, plan.options.allow_non_finite, t.elements, contents]);
     (t.layer.is_some() && places.iter().all(is_stored)).then(|| key(&all))
 }
 
@@ -206,8 +206,7 @@ fn computed(
         return Vec::new();
     }
     let merged = works.iter().filter(|w| actions[w.tensor].copied == Copied::No);
-    let computed =
-        |w: &Work| {
+    let computed = |w: &Work| {
         let key = merged_key(plan, identities, w)?;
         Some(Computed { tensor: w.tensor, change: None, key, reused: false })
     };

@@ -30,8 +30,8 @@ pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
 pub use machine::default_memory;
-pub use read::{Account, read_account};
 pub use memo::Memo;
+pub use read::{Account, read_account};
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
@@ -209,13 +209,7 @@ pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
 }
 
 /// The same after `stages`, with what earlier merges have found out.
-fn merge_with(
-    plan: &Plan,
-    out: &Path,
-    run: &Run<'_>,
-    stages: Vec<StageReport>,
-    memo: Option<&Memo>,
-) -> Result<Report> {
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>, memo: Option<&Memo>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;

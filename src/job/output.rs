@@ -187,7 +187,7 @@ impl Made<'_> {
 
     /// The report; `outputs` are the files that were written.
     pub fn report(self, outputs: Vec<OutputFile>) -> Report {
-        let plan = self.plan;
+        let (plan, bytes_reused) = (self.plan, self.bytes_reused());
         let options = &plan.options;
         let mut settings = plan.recipe.canonical();
         settings["shard_bytes"] = options.shard_bytes.into();
@@ -214,7 +214,7 @@ impl Made<'_> {
                 passes: self.runs,
                 bytes_written: self.outcome.bytes_written
                     + plan.shards.iter().map(|s| s.header.len() as u64).sum::<u64>(),
-                bytes_reused: self.bytes_reused(),
+                bytes_reused,
                 peak_rss_bytes: peak_rss_bytes(),
                 seconds: self.start.elapsed().as_secs_f64(),
                 threads: options.threads,

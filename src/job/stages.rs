@@ -104,7 +104,8 @@ impl StagedPlan {
         for PlannedStage { name, plan, .. } in self.written() {
             tracing::info!("stage {name}");
             let run = Run { delta: None, masks: None, existing: Existing::Refuse, ..*run };
-            let mut report = merge_with(plan, &folder.join(name), &run, Vec::new(), None).map_err(|e| in_stage(name, e))?;
+            let mut report =
+                merge_with(plan, &folder.join(name), &run, Vec::new(), None).map_err(|e| in_stage(name, e))?;
             let known = |r: &StageReport| reports.iter().any(|known| known.name == r.name);
             let inner: Vec<_> = std::mem::take(&mut report.stages).into_iter().filter(|r| !known(r)).collect();
             reports.extend(inner);

@@ -213,7 +213,8 @@ fn bytes_of(result: &Path) -> Option<u64> {
 fn read(out: &Path) -> Result<Record> {
     let path = out.join(RECORD);
     if let Ok(text) = std::fs::read(&path) {
-        let problem = |e| Error::malformed(&path, format!("not the record of a sweep: {e}; remove it, or choose another folder"));
+        let problem =
+            |e| Error::malformed(&path, format!("not the record of a sweep: {e}; remove it, or choose another folder"));
         return serde_json::from_slice(&text).map_err(problem);
     }
     let ours = |name: &str| name == ".lock" || name == MODELS;

@@ -83,11 +83,19 @@ fn pictures(page: &mut Page, title: &str, rows: &[&SweepRow], marked: Option<f64
 
 fn table(page: &mut Page, rows: &[SweepRow]) -> fmt::Result {
     let names = names(&rows.iter().collect::<Vec<_>>());
-    let head: Vec<&str> =
-        ["result", "eta", "lambda", "layers kept", "size"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let head: Vec<&str> = ["result", "eta", "lambda", "layers kept", "size"]
+        .into_iter()
+        .chain(names.iter().map(String::as_str))
+        .collect();
     let row = |r: &SweepRow| {
         let lambda = r.lambda.map_or_else(|| "recipe's".to_owned(), |l| l.to_string());
-        let own = [r.result.clone(), r.eta.to_string(), lambda, format!("{}/{}", r.layers.0, r.layers.1), Bytes(r.bytes).to_string()];
+        let own = [
+            r.result.clone(),
+            r.eta.to_string(),
+            lambda,
+            format!("{}/{}", r.layers.0, r.layers.1),
+            Bytes(r.bytes).to_string(),
+        ];
         let metrics = names.iter().map(|n| r.metrics.get(n).map_or_else(String::new, ToString::to_string));
         own.into_iter().chain(metrics).collect()
     };
