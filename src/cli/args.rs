@@ -117,6 +117,9 @@ pub struct MergeArgs {
     /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
     #[arg(long)]
     pub resume: bool,
+    /// Keep in this file what is known of inputs and outputs, so that the next merge reads only what has changed.
+    #[arg(long, value_name = "FILE")]
+    pub cache: Option<PathBuf>,
     /// Read the output back from the disk and compare hashes before it gets its name.
     #[arg(long)]
     pub paranoid: bool,

@@ -9,7 +9,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
-use taskvec::job::{self, BatchRun, End, Event, JobResult};
+use taskvec::job::{self, BatchRun, End, Event, JobResult, Memo};
 use taskvec::pass::Stop;
 use taskvec::plan::Options;
 use taskvec::recipe::Batch;
@@ -29,6 +29,9 @@ pub struct BatchArgs {
     /// Keep so many old outputs, as OUT.1 (the newest) to OUT.N.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep: usize,
+    /// Keep in this file what merges know from each other, so that the next run reads only what has changed.
+    #[arg(long, value_name = "FILE")]
+    pub cache: Option<PathBuf>,
     /// Say what is up to date and what would be made, and stop.
     #[arg(long)]
     pub dry_run: bool,
@@ -94,6 +97,7 @@ pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
             options: options(&args.limits, Options { delta: !args.no_delta, ..Options::default() })?,
             folder: args.path.parent().unwrap_or(Path::new("")),
             keep: args.keep,
+            memo: args.cache.as_deref().map_or_else(|| Ok(Memo::default()), Memo::open)?,
             dry: args.dry_run,
             events: &mut tell,
         },

@@ -30,6 +30,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         masks: args.masks.is_some(),
         copy_tokenizer: !args.no_copy_tokenizer,
         write_card: !args.no_write_model_card,
+        memo: args.cache.is_some(),
         ..Options::default()
     };
     let plan = make_plans(recipe, &args.recipe, &args.limits, wanted, out)?;
@@ -57,7 +58,8 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         }
         return Ok(());
     }
-    let report = plan.merge(out, &run)?;
+    let memo = args.cache.as_deref().map(job::Memo::open).transpose()?;
+    let report = plan.merge_knowing(out, &run, memo.as_ref())?;
     if !common.quiet {
         summarise(&report, out);
     }

@@ -168,8 +168,8 @@ pub fn sweep(args: &SweepArgs, common: &Common, stop: &Stop) -> Outcome {
 }
 
 fn settings(args: &SweepArgs) -> Result<Vec<Setting>> {
-    if let Some(e) = args.eta.0.iter().find_map(|&eta| Eta::new(eta).err()) {
-        return Err(Error::Usage(format!("--eta: {e}")));
+    if let Some(eta) = args.eta.0.iter().find(|&&eta| Eta::new(eta).is_none()) {
+        return Err(Error::Usage(format!("--eta: {eta} is not from 0 to 1")));
     }
     let lambdas = args.lambda.as_ref().map_or_else(|| vec![None], |l| l.0.iter().copied().map(Some).collect());
     let settings: Vec<Setting> =

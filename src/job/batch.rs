@@ -3,7 +3,6 @@
 use super::done::is_done_knowing;
 use super::{Memo, Run, StagedPlan, plan_stages, read_recipe};
 use crate::error::{Error, Result};
-use crate::limits::BATCH_BYTES;
 use crate::plan::Options;
 use crate::recipe::{Batch, BatchJob, RecipeText};
 use crate::report::Report;
@@ -25,6 +24,8 @@ pub struct BatchRun<'a> {
     pub folder: &'a Path,
     /// Old outputs that are kept, as `OUT.1` (the newest) to `OUT.N`.
     pub keep: usize,
+    /// What earlier runs found out.
+    pub memo: Memo,
     /// Only says what would be done.
     pub dry: bool,
     /// Hears what happens.
@@ -115,8 +116,8 @@ struct Wanted {
 /// Runs all jobs. Those that differ in eta alone follow each other, the smallest eta first: its output has every tensor that
 /// the others merge. Fails before the first job if the disk is too small for all.
 pub fn batch(batch: &Batch, mut how: BatchRun<'_>) -> Result<Vec<JobResult>> {
-    how.options.memory_bytes = how.options.memory_bytes.saturating_sub(BATCH_BYTES);
-    let memo = Memo::default();
+    how.options.memo = true;
+    let memo = std::mem::take(&mut how.memo);
     let outputs: Vec<PathBuf> = batch.jobs.iter().map(|job| how.folder.join(&job.output)).collect();
     let mut results: Vec<Option<JobResult>> = Vec::with_capacity(batch.jobs.len());
     let mut wanted = Vec::new();
@@ -212,21 +213,7 @@ fn plan(job: &BatchJob, out: &Path, how: &BatchRun<'_>) -> Result<StagedPlan> {
             (read_recipe(&path)?, path.parent().unwrap_or(Path::new("")).to_owned())
         }
     };
-    plan_stages(job.stages(&text)?, &folder, how.run.links, how.options, out).map_err(|e| of_batch(job.located(e)))
-}
-
-/// What is told of a budget counts what a batch takes itself.
-pub(super) fn of_batch(error: Error) -> Error {
-    let with_batch = |bytes: Bytes| Bytes(bytes.0 + BATCH_BYTES);
-    match error {
-        Error::BudgetTooSmall { given, needed } => {
-            Error::BudgetTooSmall { given: with_batch(given), needed: with_batch(needed) }
-        }
-        Error::DeltaBudgetTooSmall { given, needed } => {
-            Error::DeltaBudgetTooSmall { given: with_batch(given), needed: with_batch(needed) }
-        }
-        other => other,
-    }
+    plan_stages(job.stages(&text)?, &folder, how.run.links, how.options, out).map_err(|e| job.located(e))
 }
 
 /// What a file system must hold.

@@ -4,7 +4,8 @@
 //! differ in eta alone take it from the first output that has it.
 
 use super::resume::Past;
-use super::{Scoring, delta};
+use super::{Scoring, cache, delta};
+use crate::error::Result;
 use crate::kernel::Change;
 use crate::limits::MEMO_ENTRIES_MAX;
 use crate::method::Method;
@@ -25,22 +26,26 @@ type Key = [u8; 32];
 
 /// Kept in memory while a batch runs: a few numbers for each tensor and file.
 #[derive(Debug, Default)]
-pub struct Memo(Mutex<Known>);
+pub struct Memo {
+    known: Mutex<Known>,
+    /// Where it is kept between runs.
+    path: Option<PathBuf>,
+}
 
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     /// By what was summed: one sum per task.
-    sums: BTreeMap<Key, Vec<f64>>,
-    hashes: BTreeMap<Identity, blake3::Hash>,
-    merged: BTreeMap<Key, Merged>,
+    pub sums: BTreeMap<Key, Vec<f64>>,
+    pub hashes: BTreeMap<Identity, blake3::Hash>,
+    pub merged: BTreeMap<Key, Merged>,
 }
 
 /// A merged tensor in an output.
 #[derive(Clone, Debug)]
-struct Merged {
-    file: Arc<(PathBuf, Expected)>,
-    offset: u64,
-    change: Option<Change>,
+pub(super) struct Merged {
+    pub file: Arc<(PathBuf, Expected)>,
+    pub offset: u64,
+    pub change: Option<Change>,
 }
 
 /// A tensor that a merge computes, or takes from another that has.
@@ -54,6 +59,11 @@ pub(super) struct Computed {
 }
 
 impl Memo {
+    /// What the cache at `path` holds; it is written anew after each merge.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { known: Mutex::new(cache::load(path)?), path: Some(path.to_owned()) })
+    }
+
     /// Tells what is known of the inputs of a plan.
     pub(super) fn recall(&self, plan: &Plan, engine: &mut Engine<'_>, past: &mut Past) {
         self.recall_hashes(engine);
@@ -116,24 +126,34 @@ impl Memo {
 
     /// Notes where the merged tensors of an output are, now that it has its name.
     pub(super) fn published(&self, plan: &Plan, out: &Path, computed: Vec<Computed>) {
+        let whole = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
         // An output that cannot be read back is none to take anything from.
-        let Ok(made) = source::open(&out.to_string_lossy(), Path::new(""), Links::Inside) else { return };
+        let Ok(made) = source::open(&whole.to_string_lossy(), Path::new(""), Links::Inside) else { return };
         let files: Vec<_> = made.files.iter().map(|f| Arc::new((f.path.clone(), f.expected()))).collect();
         let places: BTreeMap<&str, _> = made.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut known = self.lock();
+        // What stood there before is gone.
+        let gone = |m: &Merged| files.iter().any(|f| f.0 == m.file.0 && **f != *m.file);
+        known.merged.retain(|_, m| !gone(m));
         for Computed { tensor, change, key, reused } in computed {
             let Some(t) = places.get(plan.tensors[tensor].name.as_str()) else { continue };
             let file = &files[t.file];
             // What was taken from another output is there still, unless this one took its place.
-            if !reused || known.merged.get(&key).is_none_or(|m| m.file.0 == file.0) {
+            if !reused || !known.merged.contains_key(&key) {
                 known.merged.insert(key, Merged { file: file.clone(), offset: t.offset, change });
             }
         }
         known.forget_beyond(MEMO_ENTRIES_MAX);
+        // The output is whole: a cache that cannot be written spares nothing next time, no more.
+        if let Some(path) = &self.path
+            && let Err(problem) = cache::save(path, &known)
+        {
+            tracing::warn!("{problem}");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,15 +174,18 @@ impl Known {
 
 /// Opens the files of these tensors; those of a file that is gone or changed are left out.
 fn open(found: &[(usize, &Merged)]) -> Reused {
-    let mut files: BTreeMap<&Path, Option<usize>> = BTreeMap::new();
+    // The same path may have been other files at other times.
+    let mut files: Vec<(&(PathBuf, Expected), Option<usize>)> = Vec::new();
     let mut opened: Vec<(&Path, Expected)> = Vec::new();
     let mut tensors = BTreeMap::new();
     for (tensor, merged) in found {
-        let (path, expected) = (&*merged.file.0, merged.file.1);
-        let file = *files.entry(path).or_insert_with(|| {
-            Files::open(std::iter::once((path, expected)), Io::Pread).ok()?;
-            opened.push((path, expected));
-            Some(opened.len() - 1)
+        let known = files.iter().find(|(file, _)| **file == *merged.file).map(|(_, index)| *index);
+        let file = known.unwrap_or_else(|| {
+            let (path, expected) = (&*merged.file.0, merged.file.1);
+            let index = Files::open(std::iter::once((path, expected)), Io::Pread).ok().map(|_| opened.len());
+            opened.extend(index.map(|_| (path, expected)));
+            files.push((&merged.file, index));
+            index
         });
         if let Some(file) = file {
             tensors.insert(*tensor, ReusedTensor { file, offset: merged.offset, change: merged.change });

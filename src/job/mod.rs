@@ -2,6 +2,7 @@
 
 mod apply;
 mod batch;
+mod cache;
 mod compare;
 mod deep;
 mod delta;

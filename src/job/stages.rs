@@ -85,7 +85,7 @@ impl StagedPlan {
     }
 
     /// The same with what earlier merges have found out.
-    pub(super) fn merge_knowing(&self, out: &Path, run: &Run<'_>, memo: Option<&Memo>) -> Result<Report> {
+    pub fn merge_knowing(&self, out: &Path, run: &Run<'_>, memo: Option<&Memo>) -> Result<Report> {
         if self.before.is_empty() {
             return merge_with(&self.last, out, run, Vec::new(), memo);
         }

@@ -1,10 +1,8 @@
 //! One recipe with many etas and lambdas: pass 1 runs once, and what two settings merge alike is merged once.
 
-use super::batch::of_batch;
 use super::{Memo, Run, open_files, plan_stages, resume};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::limits::BATCH_BYTES;
 use crate::plan::{Options, Plan};
 use crate::recipe::swept;
 use crate::report::Report;
@@ -88,7 +86,7 @@ struct Record {
 
 /// Merges the recipe with every setting into `out`. Points that are there already, from the same inputs, are left alone.
 pub fn sweep(recipe: &str, settings: &[Setting], out: &Path, mut how: SweepRun<'_>) -> Result<Vec<Point>> {
-    how.options.memory_bytes = how.options.memory_bytes.saturating_sub(BATCH_BYTES);
+    how.options.memo = true;
     disk::make_folders(out)?;
     let _lock = Locked::take(&out.join(".lock"), out)?;
     let before = read(out)?;
@@ -139,7 +137,7 @@ fn make(
     let delta = out.join(format!("{name}.tvd"));
     let stages = swept(recipe, setting.eta, setting.lambda)?;
     let options = Options { delta: !how.full, ..how.options };
-    let plan = plan_stages(stages, how.folder, how.run.links, options, &model).map_err(of_batch)?;
+    let plan = plan_stages(stages, how.folder, how.run.links, options, &model)?;
     if !plan.before.is_empty() {
         return Err(Error::recipe("recipe", "a sweep is for recipes of one document"));
     }
