@@ -23,7 +23,7 @@ impl Bench {
         fs::write(bench.path("r.yml"), recipe).unwrap();
         // Says which model it measured, and how many of its tensors differ from the base: more at smaller eta.
         let measure = "echo \"$1\" >> measured\nk=$(grep -c '\"action\": \"merged\"' \"$1/taskvec.json\")\n\
-                       echo loading\nprintf '{\\n  \"id\": {\"a\": 1},\\n  \"id_avg\": %s,\\n  \"h\": %s\\n}\\n' $k $((k * (20 - k)))\n";
+                       echo loading\nprintf '{\\n  \"id\": {\"a\": 1},\\n  \"id_avg\": %s,\\n  \"h\": %s\\n}\\n' $k $((k * (17 - k)))\n";
         fs::write(bench.path("measure.sh"), measure).unwrap();
         bench
     }
@@ -108,16 +108,16 @@ fn a_sweep_measures_each_model_picks_the_best_and_goes_on_where_it_was() {
     let of = |found: &Value, key: &str| -> Vec<Value> {
         found["points"].as_array().unwrap().iter().map(|p| p["metrics"][key].clone()).collect()
     };
-    assert_eq!(of(&found, "id_avg"), [20.0, 14.0, 8.0, 2.0]);
-    // 20 - k layers are pruned: k (20 - k) is largest for k = 8.
+    assert_eq!(of(&found, "id_avg"), [20.0, 13.0, 7.0, 1.0]);
+    // k (17 - k) of k layers kept is 70 for eta 0.6, and 72 for 0.5.
     assert_eq!((&found["best"]["metric"], &found["best"]["point"]["eta"]), (&"h".into(), &0.6.into()));
     assert_eq!(bench.measured(), 4);
     let page = fs::read_to_string(bench.path("s/sweep.html")).unwrap();
-    assert!(page.contains("Best by h: 96") && page.contains("<svg") && !page.contains("<script"));
+    assert!(page.contains("Best by h: 70") && page.contains("<svg") && !page.contains("<script"));
 
     // Finer: only what is new is merged and measured.
     let found = bench.sweep(&[&["--eta", "0..0.9:0.3,0.5"], &MEASURE[..]].concat());
-    assert_eq!(of(&found, "id_avg"), [20.0, 14.0, 10.0, 8.0, 2.0]);
+    assert_eq!(of(&found, "id_avg"), [20.0, 13.0, 9.0, 7.0, 1.0]);
     assert_eq!((bench.measured(), &found["best"]["point"]["eta"]), (5, &0.5.into()));
     let smallest = bench.sweep(&[&["--eta", "0..0.9:0.3", "--metric", "id_avg", "--smallest"], &MEASURE[..]].concat());
     assert_eq!((bench.measured(), &smallest["best"]["point"]["eta"]), (5, &0.9.into()));
