@@ -20,6 +20,7 @@ use taskvec::tensor::Bytes;
 use taskvec::{Error, Result};
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct BatchArgs {
     /// The batch file; paths in it count from its folder.
     #[arg(value_name = "JOBS.yml")]
@@ -221,6 +222,7 @@ impl Log {
         Ok(Self { file, problem: None })
     }
 
+    #[allow(clippy::disallowed_methods, reason = "a log has dates; it is no output")]
     fn add(&mut self, event: &Event<'_>) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let mut line = serde_json::to_value(event).unwrap_or_default();

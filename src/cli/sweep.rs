@@ -25,6 +25,7 @@ const HARMONIC: [&str; 3] = ["h_score", "h", "H"];
 const POINTS_MAX: usize = 1000;
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct SweepArgs {
     /// The recipe.
     #[arg(value_name = "RECIPE.yml")]

@@ -100,7 +100,7 @@ impl End {
     fn done(report: &Report) -> Self {
         let run = &report.run;
         let bytes_read = run.passes.iter().map(|p| p.bytes_read).sum();
-        Self::Done { bytes_read, bytes_written: run.bytes_written, bytes_reused: run.bytes_reused }
+        Self::Done { bytes_read, bytes_written: run.bytes_written, bytes_reused: run.bytes_reused.unwrap_or(0) }
     }
 }
 
@@ -138,9 +138,11 @@ pub fn batch(batch: &Batch, mut how: BatchRun<'_>) -> Result<Vec<JobResult>> {
     check_disk(wanted.iter().map(|(i, needs)| (outputs[*i].as_path(), needs)), how.keep)?;
     for (index, needs) in wanted {
         let (job, out) = (&batch.jobs[index], &outputs[index]);
-        let run = |how: &BatchRun<'_>| match how.dry {
-            true => End::Planned { bytes_written: needs.bytes_written },
-            false => make(job, out, how, &memo).unwrap_or_else(|e| End::failed(&e)),
+        let run = |how: &BatchRun<'_>| {
+            if how.dry {
+                return End::Planned { bytes_written: needs.bytes_written };
+            }
+            make(job, out, how, &memo).unwrap_or_else(|e| End::failed(&e))
         };
         results[index] = Some(tell(job, out, Instant::now(), &mut how, run));
     }

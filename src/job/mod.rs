@@ -277,9 +277,7 @@ fn fill(
     *record = opened;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
     past.restore_inputs(&mut engine);
-    if let Some(memo) = memo {
-        memo.recall(plan, &mut engine, &mut past);
-    }
+    memo.iter().for_each(|m| m.recall(plan, &mut engine, &mut past));
 
     let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
@@ -335,11 +333,9 @@ fn fill(
         let merged = merged.and_then(|m| noted.reached(works.len(), &m.changes).map(|()| m));
         outcome.join(merged.inspect_err(|error| noted.stop(error))?);
     }
-    if let Some(record) = record.as_mut() {
-        let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
-        let (record, delta, first) = (Some(record), target.delta.as_mut(), 0);
-        NotedMerge { record, engine: &engine, shards, delta, hashes, written, first }.finish()?;
-    }
+    let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
+    let (record, delta) = (record.as_mut(), target.delta.as_mut());
+    NotedMerge { record, engine: &engine, shards, delta, hashes, written, first: 0 }.finish()?;
     let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
@@ -349,9 +345,7 @@ fn fill(
     files.check_unchanged()?;
     engine.reused().check_unchanged()?;
     run.stop.check()?;
-    if let Some(memo) = memo {
-        memo.learn(plan, &files, &scoring, input_hashes.as_deref());
-    }
+    memo.iter().for_each(|m| m.learn(plan, &files, &scoring, input_hashes.as_deref()));
     computed.iter_mut().for_each(|c| c.change = outcome.changes[c.tensor]);
 
     fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);

@@ -224,9 +224,9 @@ impl Made<'_> {
         }
     }
 
-    fn bytes_reused(&self) -> u64 {
+    fn bytes_reused(&self) -> Option<u64> {
         let reused = |(i, _): &(usize, &PlannedTensor)| self.actions[*i].copied == Copied::Reused;
-        self.plan.tensors.iter().enumerate().filter(reused).map(|(_, t)| t.bytes()).sum()
+        self.plan.tensors.iter().enumerate().filter(reused).map(|(_, t)| t.bytes()).reduce(|a, b| a + b)
     }
 
     fn tensors(&self) -> Vec<TensorReport> {

@@ -144,8 +144,8 @@ pub struct RunReport {
     /// Bytes written to weight files.
     pub bytes_written: u64,
     /// Bytes of merged tensors that were copied from outputs of earlier merges, which had merged the same.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub bytes_reused: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_reused: Option<u64>,
     /// The largest resident set, mapped pages included.
     pub peak_rss_bytes: u64,
     /// From start to before publishing.
@@ -157,8 +157,4 @@ pub struct RunReport {
     /// blake3 of what this very run was made of: the plan, and the identities of the input files on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_id: Option<String>,
-}
-
-fn is_zero(bytes: &u64) -> bool {
-    *bytes == 0
 }
