@@ -29,7 +29,8 @@ impl Bench {
             ("ties", "ties", "weight: 1, density: 0.5"),
             ("lin", "linear", "weight: 1"),
         ] {
-            let models: String = (1..=EXPERTS).map(|m| format!("- model: ./e{m}\n")).collect();
+            let models: Vec<String> = (1..=EXPERTS).map(|m| format!("- model: ./e{m}\n")).collect();
+            let models = models.concat();
             let text = format!("merge_method: {method}\nbase_model: ./base\nmodels:\n{models}parameters: {{{more}}}\n");
             fs::write(bench.path(&format!("{name}.yml")), text).unwrap();
         }

@@ -26,7 +26,8 @@ impl Bench {
             let map: serde_json::Map<_, _> = names.into_iter().map(|(name, file)| (name, file.into())).collect();
             fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
         }
-        let models: String = (1..=EXPERTS).map(|m| format!("- model: ./e{m}\n")).collect();
+        let models: Vec<String> = (1..=EXPERTS).map(|m| format!("- model: ./e{m}\n")).collect();
+        let models = models.concat();
         let recipe = format!(
             "merge_method: task_arithmetic\nbase_model: ./base\nmodels:\n{models}parameters: {{weight: 0.3}}\nlwptv: {{eta: 0.4}}\n"
         );
