@@ -102,6 +102,10 @@ pub enum Error {
     #[error("stopped by signal {signal}; nothing was published")]
     Interrupted { signal: i32 },
 
+    /// Jobs of a batch have failed; the others went on.
+    #[error("{failed} of {jobs} jobs failed")]
+    Batch { failed: usize, jobs: usize, exit_code: u8 },
+
     /// A run that ended early and has kept what is done.
     #[error("{problem}. What is done is kept in {}: run again with --resume to go on", path.display())]
     Unfinished { path: PathBuf, problem: Box<Error> },
@@ -129,6 +133,7 @@ impl Error {
             Self::HashDiffers { .. } => 76,
             Self::Interrupted { signal } => 128 + *signal as u8,
             Self::Unfinished { problem, .. } => problem.exit_code(),
+            Self::Batch { exit_code, .. } => *exit_code,
         }
     }
 

@@ -126,6 +126,15 @@ pub const MAP_MIN_BYTES: usize = 64 << 10;
 /// Input bytes of one wave, at most: when its tensors are read again, they are still in the page cache.
 pub const WAVE_INPUT_BYTES: u64 = 512 << 20;
 
+/// Numbers and tensors that the merges of a batch know from each other, at most.
+pub const MEMO_ENTRIES_MAX: usize = 1 << 15;
+
+/// A cache of these may be this long: some 200 bytes for each.
+pub const CACHE_MAX_BYTES: u64 = 16 << 20;
+
+/// What these take, with the batch itself.
+pub const MEMO_BYTES: usize = 24 << 20;
+
 /// Memory budget when none is given.
 pub const MEMORY_DEFAULT_BYTES: u64 = 1 << 30;
 

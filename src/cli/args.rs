@@ -1,9 +1,11 @@
 //! The arguments of all commands.
 
+use super::batch::BatchArgs;
 use super::compare::CompareArgs;
 use super::part::{CommitArgs, PartArgs, ReduceArgs, StatusArgs};
 use super::report::{ExplainArgs, ReportArgs};
 use super::submit::SubmitArgs;
+use super::sweep::SweepArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use taskvec::codec::Coding;
@@ -35,6 +37,10 @@ pub enum Command {
     Status(StatusArgs),
     /// Print what hands a merge to a scheduler: Slurm, Kubernetes.
     Submit(SubmitArgs),
+    /// Run many merges from one file: jobs, overrides and matrices.
+    Batch(BatchArgs),
+    /// Merge one recipe with many etas and lambdas, and measure the results.
+    Sweep(SweepArgs),
     /// Run pass 1 only: scores, thresholds and masks of every layer and task.
     Saliency(SaliencyArgs),
     /// Write the delta file from a base to a fine-tuned model.
@@ -135,6 +141,9 @@ pub struct MergeArgs {
     pub no_input_hashes: bool,
     #[command(flatten)]
     pub publish: PublishArgs,
+    /// Keep in this file what is known of inputs and outputs, so that the next merge reads only what has changed.
+    #[arg(long, value_name = "FILE")]
+    pub cache: Option<PathBuf>,
     /// Copy no tokenizer files, unless the recipe settles the tokens.
     #[arg(long)]
     pub no_copy_tokenizer: bool,

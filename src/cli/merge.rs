@@ -5,7 +5,6 @@ use super::{Outcome, part, planned, print, progress};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use taskvec::job::StagedPlan;
-use taskvec::limits::RECIPE_MAX_BYTES;
 use taskvec::mask::Eta;
 use taskvec::pass::Stop;
 use taskvec::plan::{Options, Plan, PlannedStage};
@@ -31,6 +30,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         masks: args.masks.is_some(),
         copy_tokenizer: !args.no_copy_tokenizer,
         write_card: !args.no_write_model_card,
+        memo: args.cache.is_some(),
         ..Options::default()
     };
     let plan = make_plans(recipe, &args.recipe, &args.limits, wanted, out)?;
@@ -59,7 +59,8 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         }
         return Ok(());
     }
-    let report = plan.merge(out, &run)?;
+    let memo = args.cache.as_deref().map(job::Memo::open).transpose()?;
+    let report = plan.merge_knowing(out, &run, memo.as_ref())?;
     if !common.quiet {
         summarise(&report, out);
     }
@@ -119,7 +120,7 @@ fn make_plans(
         return Err(Error::Usage("give either a recipe file or --method, not both".into()));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    let plan = read_recipe(path).and_then(|text| finish_plan(Stages::parse(&text)?, folder, recipe, options, out));
+    let plan = job::read_recipe(path).and_then(|text| finish_plan(Stages::parse(&text)?, folder, recipe, options, out));
     plan.map_err(|e| match e {
         Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
         other => other,
@@ -169,24 +170,7 @@ pub fn from_flags(recipe: &RecipeArgs) -> Result<Recipe> {
     flags.recipe()
 }
 
-/// The text of the recipe at `path`.
-pub fn read_recipe(path: &Path) -> Result<String> {
-    let missing = |problem: String| Error::InputMissing { path: path.to_owned(), problem };
-    let meta = std::fs::metadata(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
-    if !meta.is_file() {
-        return Err(missing("is not a regular file".into()));
-    }
-    if meta.len() > RECIPE_MAX_BYTES {
-        return Err(Error::malformed(
-            path,
-            format!("{} long; a recipe has at most {}", Bytes(meta.len()), Bytes(RECIPE_MAX_BYTES)),
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
-    String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
-}
-
-/// The choices that the flags make.
+/// The options that arguments ask for.
 pub fn options(limits: &LimitArgs, wanted: Options) -> Result<Options> {
     Ok(Options {
         memory_bytes: limits.memory.as_ref().map_or_else(|| Ok(job::default_memory()), |m| size("--memory", m))?,

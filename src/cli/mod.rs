@@ -1,6 +1,7 @@
 //! Arguments, printing and exit codes; everything else is in the library.
 
 mod args;
+mod batch;
 mod compare;
 mod delta;
 mod demo;
@@ -16,6 +17,7 @@ mod report;
 mod saliency;
 mod store;
 mod submit;
+mod sweep;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -49,6 +51,8 @@ pub fn run() -> ExitCode {
         Command::Commit(args) => part::commit(args, &cli.common, &stop),
         Command::Status(args) => part::status(args),
         Command::Submit(args) => submit::submit(args),
+        Command::Batch(args) => batch::batch(args, &cli.common, &stop),
+        Command::Sweep(args) => sweep::sweep(args, &cli.common, &stop),
         Command::Saliency(args) => saliency::saliency(args, &cli.common, &stop),
         Command::Diff(args) => delta::diff(args, &cli.common, &stop),
         Command::Apply(args) => delta::apply(args, &cli.common, &stop),

@@ -1,7 +1,7 @@
 //! `taskvec plan --partitions`, `part`, `reduce`, `commit`, `status`: one merge on several machines.
 
 use super::args::{Common, IoKind, PlanArgs};
-use super::merge::{from_flags, io, links, options, read_recipe, size, threads};
+use super::merge::{from_flags, io, links, options, size, threads};
 use super::{Outcome, print, progress};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -93,7 +93,7 @@ pub struct StatusArgs {
 pub fn write_plan(args: &PlanArgs, out: &Path, parts: usize) -> Outcome {
     let (text, folder) = match &args.path {
         Some(path) if args.recipe.method.is_none() => {
-            (read_recipe(path)?, path.parent().unwrap_or(Path::new("")).to_owned())
+            (job::read_recipe(path)?, path.parent().unwrap_or(Path::new("")).to_owned())
         }
         Some(_) => return Err(Error::Usage("give either a recipe file or --method, not both".into())),
         None => (from_flags(&args.recipe)?.text, PathBuf::new()),

@@ -1,6 +1,6 @@
 //! Whether an output is there already: made from the same recipe and the same inputs.
 
-use super::{Run, open_files, resume};
+use super::{Memo, Run, StagedPlan, open_files, resume};
 use crate::error::{Error, Result};
 use crate::limits::INDEX_MAX_BYTES;
 use crate::pass::Engine;
@@ -39,6 +39,16 @@ struct MadeBy {
 /// Whether `out` holds what this merge would make. Fails if it holds something else. Inputs that are not the very files
 /// that it was made from are hashed and compared.
 pub fn is_done(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<bool> {
+    is_done_with(plan, out, run, None)
+}
+
+/// The same for all stages of a merge, where other merges may have hashed the inputs. Never where results of stages are
+/// written.
+pub(super) fn is_done_knowing(plan: &StagedPlan, out: &Path, run: &Run<'_>, memo: &Memo) -> Result<bool> {
+    if plan.writes_stages() { Ok(false) } else { is_done_with(&plan.last, out, run, Some(memo)) }
+}
+
+fn is_done_with(plan: &Plan, out: &Path, run: &Run<'_>, memo: Option<&Memo>) -> Result<bool> {
     let path = out.join("taskvec.json");
     let Some(made) = read(&path)? else { return Ok(false) };
     let other = |problem: &str| Err(Error::OutputExists { path: out.to_owned(), problem: problem.to_owned() });
@@ -62,7 +72,7 @@ pub fn is_done(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<bool> {
                 "was made with or without a delta file, unlike this merge; pass --overwrite to make it again",
             );
         }
-        if !has_inputs(&made, plan, &files, run)? {
+        if !has_inputs(&made, plan, &files, run, memo)? {
             return other("is the output of other inputs; choose another, or pass --overwrite to make it again");
         }
     }
@@ -99,9 +109,15 @@ fn finish_aside(path: &Path, run: &Run<'_>) -> Result<bool> {
 }
 
 /// Whether the inputs have the hashes on record.
-fn has_inputs(made: &Made, plan: &Plan, files: &Files, run: &Run<'_>) -> Result<bool> {
+fn has_inputs(made: &Made, plan: &Plan, files: &Files, run: &Run<'_>, memo: Option<&Memo>) -> Result<bool> {
     let mut engine = Engine::new(plan, files, true, run.progress, run.stop)?;
+    if let Some(memo) = memo {
+        memo.recall_hashes(&mut engine);
+    }
     let (hashes, _) = engine.finish_hashes()?;
+    if let Some(memo) = memo {
+        memo.learn_hashes(files, hashes.as_deref());
+    }
     let got: Vec<String> = hashes.unwrap_or_default().iter().map(|h| h.to_hex().to_string()).collect();
     let expected = super::output::inputs(plan, &plan.files, None);
     let same = |input: &Input, now: &crate::report::InputReport, range: &std::ops::Range<usize>| {

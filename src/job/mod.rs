@@ -1,6 +1,8 @@
 //! One merge from recipe to published output: joins every room.
 
 mod apply;
+mod batch;
+mod cache;
 mod compare;
 mod deep;
 mod delta;
@@ -9,6 +11,7 @@ mod done;
 mod fused;
 mod known;
 mod machine;
+mod memo;
 mod noted;
 mod output;
 mod parts;
@@ -20,15 +23,18 @@ mod scoring;
 mod sides;
 mod stages;
 mod store;
+mod sweep;
 mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
+pub use batch::{BatchRun, End, Event, JobResult, batch};
 pub use compare::{CompareRun, compare};
 pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
 pub use done::is_done;
 pub use machine::default_memory;
+pub use memo::Memo;
 pub use parts::{
     Asked, CommitRun, Committed, Next, PartDone, PartRun, Parted, Reduced, Status, commit, merge_part, reduce, status,
     survey_part, write_plan,
@@ -37,10 +43,11 @@ pub use read::{Account, read_account};
 pub use scoring::Scoring;
 pub use stages::{StagedPlan, plan_stages};
 pub use store::{Added, Expert, Store};
+pub use sweep::{Point, Setting, SweepRun, sweep};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};
-use crate::limits::COEFFICIENTS_MAX_BYTES;
+use crate::limits::{COEFFICIENTS_MAX_BYTES, RECIPE_MAX_BYTES};
 use crate::method::{Method, Scene, Shown};
 use crate::pass::{
     Action, Copied, Cut, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
@@ -51,7 +58,8 @@ use crate::report::{Report, StageReport};
 use crate::sink::{DeltaSink, Existing, Shards, StagedFile, Staging, Told, Unfinished, WrittenTensor};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::survey::Survey;
-use crate::tensor::Inventory;
+use crate::tensor::{Bytes, Inventory};
+use memo::Computed;
 use noted::NotedMerge;
 use resume::{Past, Record};
 use std::path::Path;
@@ -167,6 +175,23 @@ fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Invent
     Ok(model)
 }
 
+/// The text of a recipe or a batch file.
+pub fn read_recipe(path: &Path) -> Result<String> {
+    let missing = |problem: String| Error::InputMissing { path: path.to_owned(), problem };
+    let meta = std::fs::metadata(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
+    if !meta.is_file() {
+        return Err(missing("is not a regular file".into()));
+    }
+    if meta.len() > RECIPE_MAX_BYTES {
+        return Err(Error::malformed(
+            path,
+            format!("{} long; a recipe has at most {}", Bytes(meta.len()), Bytes(RECIPE_MAX_BYTES)),
+        ));
+    }
+    let bytes = std::fs::read(path).map_err(|e| missing(format!("cannot be read: {e}")))?;
+    String::from_utf8(bytes).map_err(|_| Error::recipe("recipe", "is not UTF-8 text"))
+}
+
 /// Fails if the machine has too little memory for the plan.
 pub fn check_memory(plan: &Plan) -> Result<()> {
     machine::check_memory(plan.peak_bytes())
@@ -189,11 +214,11 @@ pub fn score(plan: &Plan, run: &Run<'_>) -> Result<Scoring> {
 
 /// The whole merge: `out` appears when it is complete, or not at all.
 pub fn merge(plan: &Plan, out: &Path, run: &Run<'_>) -> Result<Report> {
-    merge_with(plan, out, run, Vec::new())
+    merge_with(plan, out, run, Vec::new(), None)
 }
 
-/// The same after `stages`.
-fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) -> Result<Report> {
+/// The same after `stages`, with what earlier merges have found out.
+fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>, memo: Option<&Memo>) -> Result<Report> {
     let start = Instant::now();
     check_memory(plan)?;
     output::check_disk(plan, out, run.links)?;
@@ -207,13 +232,16 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>) 
     // A file of masks cannot be gone on with.
     let run = &Run { journal: run.journal.filter(|_| masks.is_none()), ..*run };
     let mut record = None;
-    let parts = Parts { staging: &staging, aside: aside.as_ref(), masks: masks.as_ref() };
+    let parts = Parts { staging: &staging, aside: aside.as_ref(), masks: masks.as_ref(), memo };
     let filled = fill(plan, run, parts, &mut record, (stages, start));
-    match filled.and_then(|report| record.as_mut().map_or(Ok(()), Record::finish).map(|()| report)) {
-        Ok(report) => {
+    match filled.and_then(|filled| record.as_mut().map_or(Ok(()), Record::finish).map(|()| filled)) {
+        Ok(Filled { report, computed }) => {
             staging.publish()?;
             aside.into_iter().chain(masks).try_for_each(StagedFile::publish)?;
             tracing::info!("published {}", out.display());
+            if let Some(memo) = memo {
+                memo.published(plan, out, computed);
+            }
             Ok(report)
         }
         Err(problem) if problem.can_resume() && record.as_ref().is_some_and(|r| r.has_lines) => {
@@ -233,29 +261,41 @@ struct Parts<'a> {
     /// The delta file, if not in the output.
     aside: Option<&'a StagedFile>,
     masks: Option<&'a StagedFile>,
+    /// What earlier merges have found out.
+    memo: Option<&'a Memo>,
+}
+
+/// What was made.
+struct Filled {
+    report: Report,
+    /// The tensors that other merges may take from it.
+    computed: Vec<Computed>,
 }
 
 /// Makes everything of the output in the staging folder, or what an earlier run has not made.
 fn fill(
     plan: &Plan,
     run: &Run<'_>,
-    Parts { staging, aside, masks }: Parts<'_>,
+    Parts { staging, aside, masks, memo }: Parts<'_>,
     record: &mut Option<Record>,
     (mut stages, start): (Vec<StageReport>, Instant),
-) -> Result<Report> {
+) -> Result<Filled> {
     let files = open_files(plan, run.io)?;
     let first = resume::first_line(plan, run, &files);
     let (opened, mut past) = resume::open(plan, run, staging, &first)?;
     *record = opened;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
     past.restore_inputs(&mut engine);
+    memo.iter().for_each(|m| m.recall(plan, &mut engine, &mut past));
 
     let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
     let scoring = Scoring::gather(plan, &engine, &past, record.as_mut())?;
     engine.set_elements(scoring.elements.clone());
-    let (works, actions) = assign(plan, &scoring);
+    let (mut works, mut actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
+    let mut computed =
+        memo.map_or_else(Vec::new, |m| m.reuse(plan, &mut engine, method.as_ref(), &mut works, &mut actions));
     let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
 
     let delta_path = aside.map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
@@ -302,11 +342,9 @@ fn fill(
         let merged = merged.and_then(|m| noted.reached(works.len(), &m.changes).map(|()| m));
         outcome.join(merged.inspect_err(|error| noted.stop(error))?);
     }
-    if let Some(record) = record.as_mut() {
-        let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
-        let (record, delta, first) = (Some(record), target.delta.as_mut(), 0);
-        NotedMerge { record, engine: &engine, shards, delta, hashes, written, first }.finish()?;
-    }
+    let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
+    let (record, delta) = (record.as_mut(), target.delta.as_mut());
+    NotedMerge { record, engine: &engine, shards, delta, hashes, written, first: 0 }.finish()?;
     let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
@@ -314,7 +352,10 @@ fn fill(
     runs.push(outcome.run.clone());
     runs.extend((rest.bytes_read > 0).then_some(rest));
     files.check_unchanged()?;
+    engine.reused().check_unchanged()?;
     run.stop.check()?;
+    memo.iter().for_each(|m| m.learn(plan, &files, &scoring, input_hashes.as_deref()));
+    computed.iter_mut().for_each(|c| c.change = outcome.changes[c.tensor]);
 
     fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);
     let made = output::Made {
@@ -342,7 +383,7 @@ fn fill(
     if run.read_back {
         verify::read_back(staging.folder(), &report.outputs)?;
     }
-    Ok(report)
+    Ok(Filled { report, computed })
 }
 
 /// A file of masks beside the output: inside it, it would be taken for weights.

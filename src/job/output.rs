@@ -6,7 +6,7 @@ use super::machine::peak_rss_bytes;
 use crate::error::{Error, Result};
 use crate::limits::DISK_RESERVE_BYTES;
 use crate::pass::{Action, Copied, Outcome, PassRun, Reason};
-use crate::plan::{Head, Plan, PlannedFile, PlannedModel, Restack, Shard};
+use crate::plan::{Head, Plan, PlannedFile, PlannedModel, PlannedTensor, Restack, Shard};
 use crate::report::{
     InputFile, InputReport, LayerReport, OutputFile, Report, RunReport, StageReport, TensorAction, TensorReport, seal,
 };
@@ -187,7 +187,7 @@ impl Made<'_> {
 
     /// The report; `outputs` are the files that were written.
     pub fn report(self, outputs: Vec<OutputFile>) -> Report {
-        let plan = self.plan;
+        let (plan, bytes_reused) = (self.plan, self.bytes_reused());
         let options = &plan.options;
         let mut settings = plan.recipe.canonical();
         settings["shard_bytes"] = options.shard_bytes.into();
@@ -214,6 +214,7 @@ impl Made<'_> {
                 passes: self.runs,
                 bytes_written: self.outcome.bytes_written
                     + plan.shards.iter().map(|s| s.header.len() as u64).sum::<u64>(),
+                bytes_reused,
                 peak_rss_bytes: peak_rss_bytes(),
                 seconds: self.start.elapsed().as_secs_f64(),
                 threads: options.threads,
@@ -223,8 +224,13 @@ impl Made<'_> {
         }
     }
 
+    fn bytes_reused(&self) -> Option<u64> {
+        let reused = |(i, _): &(usize, &PlannedTensor)| self.actions[*i].copied == Copied::Reused;
+        self.plan.tensors.iter().enumerate().filter(reused).map(|(_, t)| t.bytes()).reduce(|a, b| a + b)
+    }
+
     fn tensors(&self) -> Vec<TensorReport> {
-        let tensor = |(i, t): (usize, &crate::plan::PlannedTensor)| {
+        let tensor = |(i, t): (usize, &PlannedTensor)| {
             let change =
                 self.outcome.changes[i].or_else(|| (t.elements == 0 && self.plan.has_base).then(Default::default));
             let (action, reason) = describe(self.actions[i]);

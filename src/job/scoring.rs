@@ -10,6 +10,7 @@ use crate::pass::{Cut, Elements, Engine, PassRun, Work};
 use crate::plan::{Layer, Plan};
 use crate::recipe::Lwptv;
 use crate::survey::{Block, Finding as _, Form, Largest, Saliency, Score, random_score};
+use std::collections::BTreeMap;
 
 /// Names of the passes that rank elements.
 const ELEMENTS: [&str; 3] = ["element scores, upper digit", "element scores, lower digit", "element scores"];
@@ -23,6 +24,8 @@ pub struct Scoring {
     pub mask: Option<Mask>,
     /// The tasks' thresholds.
     pub thresholds: Vec<Threshold>,
+    /// By tensor: the sums over its elements, by task.
+    pub(super) sums: BTreeMap<usize, Vec<f64>>,
     /// What it cost.
     pub runs: Vec<PassRun>,
     /// By source: whether its float tensors have been read, and hashed if hashing is on.
@@ -38,6 +41,7 @@ impl Scoring {
             scores,
             thresholds: mask.thresholds.clone(),
             mask: Some(mask),
+            sums: BTreeMap::new(),
             runs: Vec::new(),
             hashed: vec![false; plan.sources.len()],
             elements: None,
@@ -50,6 +54,7 @@ impl Scoring {
             scores: Vec::new(),
             mask: None,
             thresholds: Vec::new(),
+            sums: BTreeMap::new(),
             runs: Vec::new(),
             hashed: vec![false; plan.sources.len()],
             elements: None,
@@ -95,6 +100,8 @@ impl Scoring {
                     }
                 };
             }
+            let floats = plan.layers.iter().flat_map(|l| &l.tensors);
+            self.sums = floats.map(|&t| (t, (0..tasks).map(|k| saliency.sum(t, k)).collect())).collect();
             let mean = |l: &Layer, k| saliency.mean(k, l.tensors.iter().map(|&t| (t, plan.tensors[t].elements)));
             self.scores = plan.layers.iter().map(|l| (0..tasks).map(|k| mean(l, k)).collect()).collect();
         }

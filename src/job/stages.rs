@@ -1,7 +1,7 @@
 //! Merges one after another. Results of earlier stages are made as they are read, where that moves fewer bytes; else
 //! they are written beside the output, as checkpoints, and removed.
 
-use super::{Run, merge_with, output, plan_with};
+use super::{Memo, Run, merge_with, output, plan_with};
 use crate::error::{Error, Result};
 use crate::plan::{How, Options, Plan, PlannedStage, fuse_stages};
 use crate::recipe::Stages;
@@ -69,6 +69,11 @@ impl StagedPlan {
         self.before.iter().filter(|stage| stage.how != How::Fused)
     }
 
+    /// Whether results of stages are written.
+    pub(super) fn writes_stages(&self) -> bool {
+        self.written().next().is_some()
+    }
+
     /// Whether `out` holds what a merge would make; see [`super::is_done`]. Never where results of stages are written.
     pub fn is_done(&self, out: &Path, run: &Run<'_>) -> Result<bool> {
         if self.written().next().is_none() { super::is_done(&self.last, out, run) } else { Ok(false) }
@@ -76,8 +81,13 @@ impl StagedPlan {
 
     /// Runs all stages. `out` appears when it is complete, or not at all; results of stages before the last are removed.
     pub fn merge(&self, out: &Path, run: &Run<'_>) -> Result<Report> {
+        self.merge_knowing(out, run, None)
+    }
+
+    /// The same with what earlier merges have found out.
+    pub fn merge_knowing(&self, out: &Path, run: &Run<'_>, memo: Option<&Memo>) -> Result<Report> {
         if self.before.is_empty() {
-            return merge_with(&self.last, out, run, Vec::new());
+            return merge_with(&self.last, out, run, Vec::new(), memo);
         }
         let (needed, free) = (self.disk_bytes(run.links)?, free_bytes(out)?);
         if needed > free {
@@ -94,13 +104,14 @@ impl StagedPlan {
         for PlannedStage { name, plan, .. } in self.written() {
             tracing::info!("stage {name}");
             let run = Run { delta: None, masks: None, existing: Existing::Refuse, ..*run };
-            let mut report = merge_with(plan, &folder.join(name), &run, Vec::new()).map_err(|e| in_stage(name, e))?;
+            let mut report =
+                merge_with(plan, &folder.join(name), &run, Vec::new(), None).map_err(|e| in_stage(name, e))?;
             let known = |r: &StageReport| reports.iter().any(|known| known.name == r.name);
             let inner: Vec<_> = std::mem::take(&mut report.stages).into_iter().filter(|r| !known(r)).collect();
             reports.extend(inner);
             reports.push(StageReport { name: name.clone(), fused: false, report });
         }
-        merge_with(&self.last, out, run, reports)
+        merge_with(&self.last, out, run, reports, memo)
     }
 }
 

@@ -93,6 +93,11 @@ impl Settings {
         self.depth
     }
 
+    /// The values of all parameters, in the method's order.
+    pub fn values(&self) -> &[Vec<f64>] {
+        &self.values
+    }
+
     /// All values of a parameter, if the method has it.
     pub fn find(&self, name: &str) -> Option<&[f64]> {
         let index = self.parameters.iter().position(|p| p.name == name)?;

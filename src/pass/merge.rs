@@ -41,6 +41,8 @@ pub enum Copied {
     Bytes,
     /// They are the values of the reference in the output's dtype.
     Cast,
+    /// They are those that an earlier merge has computed.
+    Reused,
 }
 
 /// Why a tensor is treated as it is.
@@ -202,7 +204,7 @@ impl Engine<'_> {
                 for tile in &job.tiles {
                     let work = &merge.works[tile.work];
                     let spans = Spans::read(self, work, (tile, &runs), &mut reader, counter, merge.hash, order)?;
-                    let made = self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output);
+                    let made = self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output, counter);
                     if made.is_err() && spans.is_permuted() {
                         // The error tells a place in another order: find it again in the tensor's own.
                         let none = vec![false; merge.hash.len()];
@@ -210,7 +212,7 @@ impl Engine<'_> {
                         let spans =
                             Spans::read(self, work, (tile, &runs), &mut reader, counter, &none, Order::Natural)?;
                         output.used -= tile.elements * self.plan.tensors[work.tensor].dtype.bytes();
-                        self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output)?;
+                        self.make_tile(merge, tile, &spans, (&mut scratch, &mut masks), &mut output, counter)?;
                     }
                     made?;
                     self.restore_tile(merge, tile, &spans, &mut permuted, &mut output);
@@ -260,6 +262,7 @@ impl Engine<'_> {
         spans: &Spans<'_>,
         (scratch, masks): (&mut Scratch, &mut [Vec<u8>]),
         output: &mut Output,
+        counter: &Counter,
     ) -> Result<()> {
         masks.iter_mut().for_each(Vec::clear);
         let work = &merge.works[tile.work];
@@ -269,6 +272,11 @@ impl Engine<'_> {
         let t = &self.plan.tensors[work.tensor];
         let size = t.dtype.bytes();
         let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
+        if merge.how.actions[work.tensor].copied == Copied::Reused {
+            let change = self.reused.fill(work.tensor, tile.start * size as u64, bytes, counter)?;
+            output.changes.extend(change.map(|change| (work.tensor, change)));
+            return Ok(());
+        }
         let masks = Some(masks).filter(|_| t.masks.is_some());
         let change = self.make_values(merge.how, tile, spans, (scratch, masks), bytes)?;
         output.changes.extend(change.map(|change| (work.tensor, change)));

@@ -12,6 +12,7 @@ mod lossy;
 mod merge;
 mod pipeline;
 mod progress;
+mod reused;
 mod rounds;
 mod runs;
 mod scratch;
@@ -26,6 +27,7 @@ pub use encode::{CodedRun, Coder, RunStatistics, Sides};
 pub use job::{Cut, Source, Work};
 pub use merge::{Action, Copied, Follower, How, Merge, Outcome, Reason, Target, TensorHashes};
 pub use progress::{Progress, Silent, Stop};
+pub use reused::{Reused, ReusedTensor};
 pub use rounds::Rounds;
 pub use stage::Stage;
 pub use stream::{Extent, Run, Stream};
@@ -75,6 +77,8 @@ pub struct Engine<'a> {
     stages: Vec<Stage<'a>>,
     /// Who shares the passes over the whole model, if this machine does not make them alone.
     rounds: Option<&'a dyn Rounds>,
+    /// What an earlier merge has computed.
+    reused: Reused,
 }
 
 impl<'a> Engine<'a> {
@@ -95,7 +99,8 @@ impl<'a> Engine<'a> {
         let hashes = hash_inputs.then(|| Arc::new(plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect()));
         let window = Window::new(plan.budget.window_bytes);
         let (padding, stages) = (gather::Padding::new(), Vec::new());
-        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages, rounds: None })
+        let (reused, rounds) = (Reused::default(), None);
+        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages, rounds, reused })
     }
 
     /// The same files and threads for a stage that is fused into the plan.
@@ -113,12 +118,23 @@ impl<'a> Engine<'a> {
             padding: gather::Padding::new(),
             stages: Vec::new(),
             rounds: None,
+            reused: Reused::default(),
         }
     }
 
     /// The plan's fused stages, in order.
     pub fn set_stages(&mut self, stages: Vec<Stage<'a>>) {
         self.stages = stages;
+    }
+
+    /// Takes these tensors from where they are, where the merge says so.
+    pub fn reuse(&mut self, reused: Reused) {
+        self.reused = reused;
+    }
+
+    /// What is not computed again.
+    pub fn reused(&self) -> &Reused {
+        &self.reused
     }
 
     /// Prunes elements from all that is read from now on.
@@ -151,6 +167,14 @@ impl<'a> Engine<'a> {
     /// Hashes the inputs into these, one per file.
     pub fn set_hashes(&mut self, hashes: Vec<PieceHash>) {
         self.hashes = Some(Arc::new(hashes));
+    }
+
+    /// Takes over the hash of an input. Before fused stages are set.
+    pub fn know_hash(&mut self, file: usize, hash: blake3::Hash) {
+        let hashes = self.hashes.as_mut().and_then(Arc::get_mut);
+        if let Some(slot) = hashes.and_then(|h| h.get_mut(file)) {
+            *slot = PieceHash::known(self.plan.files[file].bytes, hash);
+        }
     }
 
     /// The inputs.

@@ -24,6 +24,8 @@ pub struct Options {
     pub copy_tokenizer: bool,
     /// Whether the output gets a model card.
     pub write_card: bool,
+    /// Whether the merge knows from others, and tells them, what they have in common.
+    pub memo: bool,
     /// Whether stages are fused that can be; for tests. `None`: where it moves fewer bytes.
     pub fuse: Option<bool>,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
@@ -44,6 +46,7 @@ impl Default for Options {
             masks: false,
             copy_tokenizer: true,
             write_card: true,
+            memo: false,
             fuse: None,
             tile_elements: None,
             wave_bytes: None,

@@ -1,5 +1,7 @@
 //! What to merge and how: mergekit's YAML and our `lwptv` block, parsed into a [`Recipe`] that cannot be wrong.
 
+mod batch;
+mod changes;
 mod coefficients;
 mod flags;
 mod lwptv;
@@ -11,6 +13,8 @@ mod structure;
 mod suggest;
 mod tokenizer;
 
+pub use batch::{Batch, BatchJob, RecipeText};
+pub use changes::swept;
 pub use coefficients::Coefficients;
 pub use flags::Flags;
 pub use lwptv::{LayerRule, Lwptv};

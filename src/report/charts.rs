@@ -29,7 +29,7 @@ pub fn bars(title: &str, bars: &[Bar]) -> String {
     out
 }
 
-fn begin(out: &mut String, (w, h): (usize, usize), title: &str, about: &str) -> fmt::Result {
+pub(super) fn begin(out: &mut String, (w, h): (usize, usize), title: &str, about: &str) -> fmt::Result {
     write!(
         out,
         r#"<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{w}" height="{h}" viewBox="0 0 {w} {h}" "#

@@ -19,6 +19,8 @@ pub enum Existing {
     Refuse,
     /// Replace it once the new one is whole.
     Replace,
+    /// The same, and keep so many old ones: `OUT.1` is the newest.
+    Rotate(usize),
 }
 
 /// What to do with what an interrupted run has left of the same output.
@@ -142,16 +144,41 @@ impl Staging {
     pub fn publish(mut self) -> Result<()> {
         sync_folders(&self.folder)?;
         let occupied = self.out.exists() && !is_empty_folder(&self.out);
-        if occupied && self.existing == Existing::Replace {
+        if occupied && self.existing != Existing::Refuse {
+            let first_old = self.make_room()?;
             disk::exchange(&self.folder, &self.out)?;
             self.stays = true;
             self.sync_parent()?;
-            disk::remove_folder(&self.folder)
+            match first_old {
+                None => disk::remove_folder(&self.folder),
+                Some(name) => disk::rename(&self.folder, &name).and_then(|()| self.sync_parent()),
+            }
         } else {
             disk::rename(&self.folder, &self.out)?;
             self.stays = true;
             self.sync_parent()
         }
+    }
+
+    /// Moves old outputs on by one, and names the place that this leaves for the present one; `None` if it is not kept.
+    fn make_room(&self) -> Result<Option<PathBuf>> {
+        let Existing::Rotate(keep @ 1..) = self.existing else { return Ok(None) };
+        let old = |number: usize| {
+            let name = self.out.file_name().unwrap_or_default().to_string_lossy();
+            self.out.with_file_name(format!("{name}.{number}"))
+        };
+        let kept = (1..=keep).take_while(|&n| old(n).exists()).count();
+        if let Some(n) = (1..=kept).find(|&n| !looks_like_output(&old(n))) {
+            let problem = "stands where an old output is to be kept, and is none".to_owned();
+            return Err(Error::OutputExists { path: old(n), problem });
+        }
+        if kept == keep {
+            disk::remove_folder(&old(keep))?;
+        }
+        for number in (1..=kept.min(keep - 1)).rev() {
+            disk::rename(&old(number), &old(number + 1))?;
+        }
+        Ok(Some(old(1)))
     }
 
     fn sync_parent(&self) -> Result<()> {
@@ -276,7 +303,7 @@ impl StagedFile {
     pub fn publish(mut self) -> Result<()> {
         let free = match self.existing {
             Existing::Refuse => disk::rename_to_free(&self.part, &self.out)?,
-            Existing::Replace => disk::rename(&self.part, &self.out).map(|()| true)?,
+            Existing::Replace | Existing::Rotate(_) => disk::rename(&self.part, &self.out).map(|()| true)?,
         };
         if !free {
             let problem = "another program made it meanwhile; choose another name, or pass --overwrite".to_owned();
@@ -349,11 +376,13 @@ fn refuse_existing(out: &Path, existing: Existing) -> Result<()> {
             "the output folder is not empty; choose another, or pass --overwrite to replace it"
         }
         Existing::Refuse => "the output exists and is not a folder; choose another name",
-        Existing::Replace if !out.is_dir() => "is not a folder, so --overwrite does not replace it",
-        Existing::Replace if !looks_like_output(out) => {
+        Existing::Replace | Existing::Rotate(_) if !out.is_dir() => {
+            "is not a folder, so --overwrite does not replace it"
+        }
+        Existing::Replace | Existing::Rotate(_) if !looks_like_output(out) => {
             "--overwrite replaces model folders only, and this one holds neither taskvec.json nor config.json nor weights"
         }
-        Existing::Replace => return Ok(()),
+        Existing::Replace | Existing::Rotate(_) => return Ok(()),
     };
     Err(Error::OutputExists { path: out.to_owned(), problem: problem.to_owned() })
 }

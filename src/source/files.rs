@@ -109,6 +109,12 @@ impl Files {
         Ok(buffer)
     }
 
+    /// Fills `out` with what stands at `offset`, counted in `counter`.
+    pub fn fill(&self, file: usize, offset: u64, out: &mut [u8], counter: &Counter) -> Result<()> {
+        counter.add(out.len() as u64);
+        self.files[file].fill(offset, out)
+    }
+
     /// What tells each file from a changed one: inode, length, times of the last change of content and of state.
     pub fn identities(&self) -> Vec<[i64; 6]> {
         let of = |i: &Identity| {
@@ -151,7 +157,11 @@ impl Files {
 impl OpenFile {
     fn read(&self, offset: u64, bytes: usize, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.resize(bytes, 0);
-        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+        self.fill(offset, buffer)
+    }
+
+    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(out, offset).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 Error::InputChanged { path: self.path.clone(), what: "it became shorter".into() }
             }
