@@ -71,7 +71,7 @@ fn every_bit_flipped_in_a_delta_file_is_found_and_in_a_block_the_block_is_named(
 /// A thousand of the bits of a delta file of 1 MiB, spread over it; `TASKVEC_DELTA_BITS=all` for each, or another number.
 #[test]
 fn bits_flipped_in_a_delta_file_of_many_blocks_are_found() {
-    let folder = made_of(Codec::Auto, 19_000);
+    let folder = made_of(Codec::Auto, 27_600);
     let delta = folder.path().join("x.tvd");
     let bits = 8 * fs::metadata(&delta).unwrap().len() as usize;
     assert!((8 << 20..9 << 20).contains(&bits), "{bits} bits, expected those of about 1 MiB");
