@@ -210,7 +210,10 @@ fn files_of_another_plan_are_refused_and_named() {
     forget(&other.0);
     let other = Parts::plan(&text, bench.0.path(), &other.0, 3, options()).unwrap();
     let take = |name: &str| fs::copy(other.0.join(name), run.0.join(name)).unwrap();
-    (0..3).for_each(|p| drop((run.survey(p, None).unwrap(), other.survey(p, None).unwrap())));
+    for part in 0..3 {
+        run.survey(part, None).unwrap();
+        other.survey(part, None).unwrap();
+    }
     take("parts/survey-1-00002.json");
     refused(run.reduce(), 65, &["survey-1-00002.json", "another plan", "run these parts again"]);
     assert!(matches!(run.survey(2, Some(1)).unwrap(), PartDone::Now { .. }), "the part takes its place back");
