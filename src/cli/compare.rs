@@ -1,7 +1,8 @@
 //! `taskvec compare`: how models differ.
 
-use super::args::{Common, FileArgs};
+use super::args::Common;
 use super::delta::links;
+use super::delta_args::FileArgs;
 use super::merge::{io, size, threads};
 use super::{Outcome, print, progress};
 use clap::Args;

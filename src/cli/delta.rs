@@ -1,6 +1,7 @@
 //! `taskvec diff`, `taskvec apply` and `taskvec verify`.
 
-use super::args::{ApplyArgs, Common, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
+use super::args::Common;
+use super::delta_args::{ApplyArgs, DiffArgs, FileArgs, VerifyArgs, VerifyKind};
 use super::merge::{io, journal_every, threads, unfinished};
 use super::{Outcome, print, progress};
 use taskvec::job::{self, ApplyRun, DeepRun, DiffRun, Verify};

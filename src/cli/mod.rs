@@ -4,6 +4,7 @@ mod args;
 mod batch;
 mod compare;
 mod delta;
+mod delta_args;
 mod demo;
 mod fault;
 mod inspect;

@@ -1,7 +1,8 @@
 //! `taskvec report` and `taskvec explain`: what a merge did, as a page and in a few lines.
 
-use super::args::{Common, FileArgs};
+use super::args::Common;
 use super::compare::{compare_run, write};
+use super::delta_args::FileArgs;
 use super::{Outcome, print, progress};
 use clap::Args;
 use std::path::{Path, PathBuf};

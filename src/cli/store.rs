@@ -1,6 +1,7 @@
 //! `taskvec store`.
 
-use super::args::{Common, StoreArgs, StoreCommand};
+use super::args::Common;
+use super::delta_args::{StoreArgs, StoreCommand};
 use super::merge::unfinished;
 use super::{Outcome, print};
 use taskvec::job::Store;

@@ -1,6 +1,7 @@
 //! One merge from recipe to published output: joins every room.
 
 mod apply;
+mod assign;
 mod batch;
 mod cache;
 mod compare;
@@ -48,17 +49,15 @@ pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::limits::{COEFFICIENTS_MAX_BYTES, RECIPE_MAX_BYTES};
-use crate::method::{Method, Scene, Shown};
-use crate::pass::{
-    Action, Copied, Cut, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Reason, Stop, Work,
-};
-use crate::plan::{Options, Plan, Taken};
+use crate::method::Method;
+use crate::pass::{Action, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Stop};
+use crate::plan::{Options, Plan};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
 use crate::sink::{DeltaSink, Existing, Shards, StagedFile, Staging, Told, Unfinished, WrittenTensor};
 use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
-use crate::survey::Survey;
 use crate::tensor::{Bytes, Inventory};
+use assign::{assign, survey};
 use memo::Computed;
 use noted::NotedMerge;
 use resume::{Past, Record};
@@ -468,83 +467,4 @@ fn merge_error_bound(plan: &Plan, method: &dyn Method) -> Option<f64> {
     experts.iter().find(|s| s.error_bound.is_some())?;
     let errors: Vec<f64> = experts.iter().map(|s| s.error_bound.unwrap_or(0.0)).collect();
     plan.settings.iter().try_fold(0.0, |m: f64, settings| Some(m.max(method.error_bound(settings, &errors)?)))
-}
-
-/// What the mask means for each tensor: which sources are read, and what is done.
-fn assign(plan: &Plan, scoring: &Scoring) -> (Vec<Work>, Vec<Action>) {
-    let base = plan.base().filter(|_| plan.reads_base());
-    let mut works = Vec::with_capacity(plan.tensors.len());
-    let mut actions = Vec::with_capacity(plan.tensors.len());
-    for (tensor, t) in plan.tensors.iter().enumerate() {
-        let first = plan.experts().start;
-        let same = t.can_copy(plan.reference());
-        let (copied, reason, sources) = match (t.layer, &scoring.mask) {
-            (None, _) if t.taken.is_some() => {
-                let reason = if t.taken == Some(Taken::Excluded) { Reason::Excluded } else { Reason::CopiedFrom };
-                (if same { Copied::Bytes } else { Copied::Cast }, reason, vec![plan.reference()])
-            }
-            (None, _) => (Copied::Bytes, Reason::NotFloat, (0..plan.sources.len()).collect()),
-            (Some(layer), Some(mask)) if !mask.keeps(layer) => {
-                (if same { Copied::Bytes } else { Copied::Cast }, Reason::Pruned, vec![plan.reference()])
-            }
-            (Some(layer), mask) => {
-                let takes = |s: &usize| mask.as_ref().is_none_or(|m| m.takes(layer, s - first));
-                let reason = match mask {
-                    Some(_) => Reason::Kept,
-                    None if scoring.elements.is_some() => Reason::Elements,
-                    None => Reason::NoPruning,
-                };
-                (Copied::No, reason, base.into_iter().chain(plan.experts().filter(takes)).collect())
-            }
-        };
-        works.push(Work { tensor, sources, only: None });
-        actions.push(Action { copied, reason });
-    }
-    (works, actions)
-}
-
-/// Gathers what the method asks for, over the layers that are merged.
-fn survey(
-    plan: &Plan,
-    engine: &Engine<'_>,
-    method: &dyn Method,
-    works: &[Work],
-    actions: &[Action],
-    runs: &mut Vec<PassRun>,
-) -> Result<Vec<Survey>> {
-    let merged: Vec<Work> = works.iter().filter(|w| actions[w.tensor].copied == Copied::No).cloned().collect();
-    let shown: u64 = merged.iter().map(|w| plan.tensors[w.tensor].elements).sum();
-    let tensors: Vec<Shown<'_>> = merged.iter().map(|w| shown_tensor(plan, w.tensor)).collect();
-    let scene = Scene {
-        experts: plan.expert_count(),
-        elements: plan.elements(),
-        hidden: plan.elements() - shown,
-        workers: plan.options.threads,
-        tensors: &tensors,
-    };
-    let unhashed = vec![false; plan.sources.len()];
-    let mut done = Vec::new();
-    loop {
-        let Some(mut statistic) = method.next_survey(scene, &done) else { return Ok(done) };
-        // What delta files say is about task vectors before single elements are pruned.
-        // Parts do not read them: each would have to.
-        let first = if plan.prunes_elements() || engine.is_shared() {
-            merged.clone()
-        } else {
-            known::histograms(plan, engine.files(), &merged, statistic.as_mut())?
-        };
-        for run in engine.survey((&first, &merged), statistic.as_mut(), Cut::Method, &unhashed)? {
-            match runs.iter_mut().find(|r| r.name == run.name) {
-                Some(same) => same.join(&run),
-                None => runs.push(run),
-            }
-        }
-        let found = statistic.finish();
-        done.push(found);
-    }
-}
-
-fn shown_tensor(plan: &Plan, tensor: usize) -> Shown<'_> {
-    let t = &plan.tensors[tensor];
-    Shown { tensor, shape: &t.shape, elements: t.elements, settings: &plan.settings[t.settings] }
 }
