@@ -67,7 +67,8 @@ fn part(folder: &Path) -> PathBuf {
 
 #[test]
 fn a_merge_stopped_after_any_job_goes_on_to_the_same_bytes_without_doing_its_work_again() {
-    let bench = Bench::new(24, 3000);
+    // So many that the last jobs are not all read ahead by the time of the stop.
+    let bench = Bench::new(48, 3000);
     let watch = StopAfter::new(0);
     let whole = bench.merge_watched(&bench.path("plain"), Unfinished::Discard, &Stop::default(), &watch);
     let (whole, all) = (whole.unwrap().unwrap(), watch.traffic.into_inner());
@@ -142,13 +143,15 @@ fn a_killed_merge_hashes_its_parts_again_only_if_somebody_wrote_to_them_since() 
     assert_eq!(of(&untouched, again), None, "{untouched:?}");
     let written = killed_and_resumed(&bench, |_| true);
     assert!(of(&written, again).is_some_and(|bytes| bytes > 3 * 12_000 * 4), "{written:?}");
-    assert_eq!(of(&written, merge), of(&untouched, merge));
     let damaged = killed_and_resumed(&bench, |bytes| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         true
     });
-    assert!(of(&damaged, merge) > of(&untouched, merge), "{damaged:?} {untouched:?}");
+    // How far a run has come when it is killed differs a little, but it had come some way.
+    for kept in [&written, &untouched] {
+        assert!(of(kept, merge) < of(&damaged, merge), "{kept:?} {damaged:?}");
+    }
 }
 
 /// Diffs in this process, noting every tensor.
