@@ -105,7 +105,16 @@ fn nothing_is_taken_from_an_output_that_changed_or_a_cache_that_is_damaged() {
 
     let cache = fs::read(bench.path("cache")).unwrap();
     let other_version = String::from_utf8(cache.clone()).unwrap().replace("cache 1,", "cache 0,");
-    for damaged in [&cache[..cache.len() / 2], b"", other_version.as_bytes()] {
+    // Still JSON, and still numbers: a sum, and where a tensor lies.
+    let text = String::from_utf8(cache.clone()).unwrap();
+    let digit = |after: &str| {
+        let at = text.find(after).unwrap() + after.len();
+        let at = at + text[at..].find(|c: char| c.is_ascii_digit() && c != '9').unwrap();
+        let next = char::from(text.as_bytes()[at] + 1);
+        format!("{}{next}{}", &text[..at], &text[at + 1..])
+    };
+    let (sum, offset) = (digit("\",["), digit("\"offset\":"));
+    for damaged in [&cache[..cache.len() / 2], b"", other_version.as_bytes(), sum.as_bytes(), offset.as_bytes()] {
         fs::write(bench.path("cache"), damaged).unwrap();
         assert_eq!(bench.merge("out", &["--cache", "cache"]), full);
         bench.check(&[]);

@@ -1,6 +1,7 @@
 //! What merges know from each other, in a file between runs. It only spares work: it may be removed at any time.
 
 use super::memo::{Known, Merged};
+use super::sealed::{seal, unseal};
 use crate::error::{Error, Result};
 use crate::kernel::Change;
 use crate::limits::CACHE_MAX_BYTES;
@@ -64,12 +65,13 @@ pub fn load(path: &Path) -> Result<Known> {
 
 /// Writes the file, whole or not at all.
 pub fn save(path: &Path, known: &Known) -> Result<()> {
-    let text = serde_json::to_vec(&stored(known)).map_err(|e| Error::Usage(format!("cache: {e}")))?;
-    write_whole(path, &text)
+    write_whole(path, seal(&stored(known))?.0.as_bytes())
 }
 
 fn restored(text: &[u8]) -> Option<Known> {
-    let stored: Stored = serde_json::from_slice(text).ok()?;
+    // A number that is damaged would be a number still.
+    let (content, _) = unseal(std::str::from_utf8(text).ok()?)?;
+    let stored: Stored = serde_json::from_str(&content).ok()?;
     if stored.version != VERSION {
         return None;
     }

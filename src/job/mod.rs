@@ -21,6 +21,7 @@ mod resume;
 mod resume_apply;
 mod resume_diff;
 mod scoring;
+mod sealed;
 mod sides;
 mod stages;
 mod store;

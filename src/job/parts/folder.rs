@@ -2,15 +2,12 @@
 
 use super::record::Head;
 use crate::error::{Error, Result};
+use crate::job::sealed::{seal, unseal};
 use crate::limits::PART_RECORD_MAX_BYTES;
 use crate::sink::Named;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
-
-/// Before the hash, and behind it.
-const LEAD: &str = ",\"blake3\":\"";
-const END: &str = "\"}\n";
 
 /// A folder with the files of one run.
 #[derive(Clone, Debug)]
@@ -72,7 +69,7 @@ impl RunFolder {
     /// Reads a file of this run.
     pub fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<Found<T>> {
         let Some(text) = read_text(path)? else { return Ok(Found::Nothing) };
-        let content = match unseal(path, &text) {
+        let content = match content_of(path, &text) {
             Ok((content, _)) => content,
             Err(error) => return Ok(Found::Foreign(error.to_string())),
         };
@@ -109,18 +106,10 @@ pub fn write_sealed<T: Serialize>(path: &Path, content: &T) -> Result<()> {
     Named::write(path, seal(content)?.0.as_bytes())
 }
 
-/// JSON that ends with its own hash, and the hash.
-pub fn seal<T: Serialize>(content: &T) -> Result<(String, String)> {
-    let json = serde_json::to_string(content).map_err(|e| Error::Usage(format!("record: {e}")))?;
-    let start = json.strip_suffix('}').unwrap_or(&json);
-    let hash = blake3::hash(start.as_bytes()).to_hex().to_string();
-    Ok((format!("{start}{LEAD}{hash}{END}"), hash))
-}
-
 /// Reads JSON that ends with its own hash: the content and the hash. `None` if there is no such file.
 pub fn read_sealed<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, String)>> {
     let Some(text) = read_text(path)? else { return Ok(None) };
-    let (content, hash) = unseal(path, &text)?;
+    let (content, hash) = content_of(path, &text)?;
     Ok(Some((parse(path, &content)?, hash)))
 }
 
@@ -140,36 +129,11 @@ fn read_text(path: &Path) -> Result<Option<String>> {
     }
 }
 
-fn unseal(path: &Path, text: &str) -> Result<(String, String)> {
+fn content_of(path: &Path, text: &str) -> Result<(String, String)> {
     let damaged = || Error::malformed(path, "is damaged, or no file of a run: its hash is not the one at its end");
-    let (start, tail) = text.rsplit_once(LEAD).ok_or_else(damaged)?;
-    let hash = tail.strip_suffix(END).ok_or_else(damaged)?;
-    if blake3::hash(start.as_bytes()).to_hex().as_str() != hash {
-        return Err(damaged());
-    }
-    Ok((format!("{start}}}"), hash.to_owned()))
+    unseal(text).ok_or_else(damaged)
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::malformed(path, format!("is no file of a run: {e}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_changed_byte_of_a_sealed_file_is_noticed() {
-        let (text, hash) = seal(&serde_json::json!({"run": "a", "n": 1})).unwrap();
-        let whole: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((whole["n"].as_u64(), whole["blake3"].as_str()), (Some(1), Some(hash.as_str())));
-        let path = Path::new("x");
-        assert!(unseal(path, &text).is_ok());
-        for at in 0..text.len() {
-            let mut bytes = text.clone().into_bytes();
-            bytes[at] ^= 1;
-            assert!(unseal(path, &String::from_utf8(bytes).unwrap()).is_err(), "byte {at}");
-            assert!(unseal(path, &text[..at]).is_err(), "cut at {at}");
-        }
-    }
 }

@@ -1,9 +1,10 @@
 //! `plan.json`: all that makes the plan again on any machine, and tells whether the inputs are still those that were planned.
 
-use super::folder::{RunFolder, read_sealed, seal, short};
+use super::folder::{RunFolder, read_sealed, short};
 use super::{most_rounds, plan_whole, ranks_model};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::job::sealed::seal;
 use crate::limits::PARTS_MAX;
 use crate::mask::Eta;
 use crate::plan::{Border, Options, Partitions, Plan, PlannedFile};
