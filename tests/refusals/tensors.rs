@@ -1,7 +1,7 @@
 //! Models that do not fit together, and values that cannot be merged.
 
 use crate::common::Model;
-use crate::{Bench, TASK_ARITHMETIC, pair, thirds, whole};
+use crate::{Bench, TASK_ARITHMETIC, pair, text, thirds, whole};
 
 #[test]
 fn models_that_fit_together_are_merged_so_that_refusals_below_have_one_cause() {
@@ -134,3 +134,21 @@ fn an_integer_tensor_that_differs_is_refused_with_65() {
 }
 
 // Files that break their format.
+
+/// A model of 100,000 layers, counted from `first`.
+fn many_layers(first: usize) -> Model {
+    let layers = first..first + 100_000;
+    let tensors = layers.map(|i| Model::default().f32(&format!("layers.{i}.weight"), &[i as f32]).tensors.remove(0));
+    Model { tensors: tensors.collect() }
+}
+
+#[test]
+fn a_hundred_thousand_layers_are_planned_and_as_many_of_other_names_refused_within_the_patience_of_a_user() {
+    let bench = Bench::new();
+    ["base", "a", "c"].iter().for_each(|name| bench.put(name, &many_layers(0)));
+    let recipe = bench.path("in/recipe.yml");
+    let planned = bench.run(&["plan", recipe.to_str().unwrap()]);
+    assert_eq!(planned.status.code(), Some(0), "{}", text(&planned.stderr));
+    bench.put("c", &many_layers(100_000));
+    bench.refused(&[], 65, &["layers.0.weight", "missing", "and 199990 more"]);
+}
