@@ -1,18 +1,11 @@
 //! The sums behind saliency (arXiv 2506.09093, eq. 5), over one block of elements, in `f64`.
 
+use super::products::{LANES, STRIP, Strip, tree, widen};
 use super::simd;
+use pulp::{Arch, Simd, WithSimd};
 
-/// Partial sums of a block: element `i` goes to lane `i % LANES`, the lanes are added as a fixed tree.
-const LANES: usize = 8;
-
-/// Lanes of one vector of `f64`.
-const HALF: usize = LANES / 2;
-
-/// Models whose lanes are held at once.
-const GROUP: usize = 16;
-
-/// Elements whose sum over models is held at once.
-const STRIP: usize = 256;
+/// Models whose strips and lanes are held at once.
+const GROUP: usize = 8;
 
 /// For each model `k`: the sum over elements of `abs(K * x_k - sum_j x_j)`, that is `K` times the absolute deviation from
 /// the mean. `x_k` may be weights: the base cancels. `sums` has one place per model, at most 4096 of them.
@@ -21,107 +14,55 @@ const STRIP: usize = 256;
 /// elements that are equal in all models give exactly 0.
 pub fn deviations(x: &[Vec<f32>], sums: &mut [f64]) {
     assert_eq!(x.len(), sums.len());
-    simd(
-        #[inline(always)]
-        || match x.len() {
-            2 => few::<2>(x, sums),
-            3 => few::<3>(x, sums),
-            4 => few::<4>(x, sums),
-            _ => many(x, sums),
-        },
-    );
+    Arch::new().dispatch(Deviations { x, sums });
 }
 
-/// For so few models that all their lanes stay in registers: one look at each element.
-#[inline(always)]
-fn few<const K: usize>(x: &[Vec<f32>], sums: &mut [f64]) {
-    let elements = x[0].len();
-    let x: [&[f32]; K] = std::array::from_fn(|k| &x[k][..elements]);
-    let chunks: [&[[f32; LANES]]; K] = std::array::from_fn(|k| x[k].as_chunks::<LANES>().0);
-    let mut low = [[0.0; HALF]; K];
-    let mut high = [[0.0; HALF]; K];
-    for i in 0..elements / LANES {
-        step(std::array::from_fn(|k| [chunks[k][i][0], chunks[k][i][1], chunks[k][i][2], chunks[k][i][3]]), &mut low);
-        step(std::array::from_fn(|k| [chunks[k][i][4], chunks[k][i][5], chunks[k][i][6], chunks[k][i][7]]), &mut high);
-    }
-    for i in elements / LANES * LANES..elements {
-        let total = x.iter().fold(0.0, |t, x| t + f64::from(x[i]));
-        for k in 0..K {
-            let half = if i % LANES < HALF { &mut low[k] } else { &mut high[k] };
-            half[i % HALF] += (K as f64 * f64::from(x[k][i]) - total).abs();
-        }
-    }
-    for k in 0..K {
-        sums[k] = tree(&low[k], &high[k]);
-    }
+/// A strip of all models is widened and summed, then each model is compared with the sum.
+struct Deviations<'a> {
+    x: &'a [Vec<f32>],
+    sums: &'a mut [f64],
 }
 
-#[inline(always)]
-fn step<const K: usize>(x: [[f32; HALF]; K], lanes: &mut [[f64; HALF]; K]) {
-    let wide = x.map(|x| x.map(f64::from));
-    let mut total = wide[0];
-    for w in &wide[1..] {
-        for i in 0..HALF {
-            total[i] += w[i];
-        }
-    }
-    for k in 0..K {
-        for i in 0..HALF {
-            lanes[k][i] += (K as f64 * wide[k][i] - total[i]).abs();
-        }
-    }
-}
+impl WithSimd for Deviations<'_> {
+    type Output = ();
 
-/// For any number of models: their sum first, a strip at a time, then each model against it.
-#[inline(always)]
-fn many(x: &[Vec<f32>], sums: &mut [f64]) {
-    let models = x.len() as f64;
-    let elements = x.first().map_or(0, Vec::len);
-    sums.fill(0.0);
-    for group in 0..x.len().div_ceil(GROUP) {
-        let mine = group * GROUP..x.len().min((group + 1) * GROUP);
-        let mut lanes = [([0.0; HALF], [0.0; HALF]); GROUP];
-        for start in (0..elements).step_by(STRIP) {
-            let end = elements.min(start + STRIP);
-            let mut total = [0.0; STRIP];
-            for x in x {
-                add(&x[start..end], &mut total);
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, sums } = self;
+        let models = simd.splat_f64s(x.len() as f64);
+        let elements = x.first().map_or(0, Vec::len);
+        let mut wide = [[0.0; STRIP]; GROUP + 1];
+        for (group, sums) in sums.chunks_mut(GROUP).enumerate() {
+            let mut lanes = [[0.0; LANES]; GROUP];
+            for start in (0..elements).step_by(STRIP) {
+                let strip = start..elements.min(start + STRIP);
+                let mut minus_total = [0.0; STRIP];
+                for (k, x) in x.iter().enumerate() {
+                    // Models of other groups only count in the sum.
+                    let place = if k / GROUP == group { k % GROUP } else { GROUP };
+                    widen(&x[strip.clone()], &mut wide[place]);
+                    minus_total.iter_mut().zip(&wide[place]).for_each(|(t, w)| *t -= w);
+                }
+                let mine = wide.iter().zip(&mut lanes).take(sums.len());
+                mine.for_each(|(wide, lanes)| deviate(simd, models, wide, &minus_total, lanes));
             }
-            for (k, lanes) in mine.clone().zip(&mut lanes) {
-                deviate(models, &x[k][start..end], &total, lanes);
-            }
-        }
-        for (k, (low, high)) in mine.zip(&lanes) {
-            sums[k] = tree(low, high);
+            sums.iter_mut().zip(&lanes).for_each(|(sum, lanes)| *sum = tree(lanes));
         }
     }
 }
 
+/// `lanes += abs(models * wide - total)`. The products are exact, so that it does not matter whether they are fused.
 #[inline(always)]
-fn add(x: &[f32], total: &mut [f64; STRIP]) {
-    for (t, &x) in total.iter_mut().zip(x) {
-        *t += f64::from(x);
-    }
-}
-
-#[inline(always)]
-fn deviate(models: f64, x: &[f32], total: &[f64; STRIP], lanes: &mut ([f64; HALF], [f64; HALF])) {
-    let (mut low, mut high) = *lanes;
-    let (x8, x1) = x.as_chunks::<LANES>();
-    let (t8, _) = total.as_chunks::<LANES>();
-    for (x, t) in x8.iter().zip(t8) {
-        for i in 0..HALF {
-            low[i] += (models * f64::from(x[i]) - t[i]).abs();
-        }
-        for i in 0..HALF {
-            high[i] += (models * f64::from(x[i + HALF]) - t[i + HALF]).abs();
+fn deviate<S: Simd>(simd: S, models: S::f64s, wide: &Strip, minus_total: &Strip, lanes: &mut [f64; LANES]) {
+    let (lanes, _) = S::as_mut_simd_f64s(lanes);
+    let ((wide, _), (minus_total, _)) = (S::as_simd_f64s(wide), S::as_simd_f64s(minus_total));
+    let vectors = lanes.len();
+    for (first, lane) in lanes.iter_mut().enumerate() {
+        for i in (first..wide.len()).step_by(vectors) {
+            let deviation = simd.mul_add_e_f64s(models, wide[i], minus_total[i]);
+            *lane = simd.add_f64s(*lane, simd.abs_f64s(deviation));
         }
     }
-    for (i, &x) in x1.iter().enumerate() {
-        let half = if i < HALF { &mut low } else { &mut high };
-        half[i % HALF] += (models * f64::from(x) - total[x8.len() * LANES + i]).abs();
-    }
-    *lanes = (low, high);
 }
 
 /// The sum over elements of `abs(x)`.
@@ -139,14 +80,9 @@ pub fn magnitudes(x: &[f32]) -> f64 {
             for (i, &x) in x1.iter().enumerate() {
                 lanes[i] += f64::from(x.abs());
             }
-            tree(&[lanes[0], lanes[1], lanes[2], lanes[3]], &[lanes[4], lanes[5], lanes[6], lanes[7]])
+            tree(&lanes)
         },
     )
-}
-
-#[inline(always)]
-fn tree(low: &[f64; HALF], high: &[f64; HALF]) -> f64 {
-    ((low[0] + high[0]) + (low[2] + high[2])) + ((low[1] + high[1]) + (low[3] + high[3]))
 }
 
 #[cfg(test)]
@@ -189,7 +125,7 @@ mod tests {
             for models in 2..=4 {
                 let (mut a, mut b) = (vec![1.0; models], vec![2.0; models]);
                 deviations(&x[..models], &mut a);
-                many(&x[..models], &mut b);
+                Arch::new().dispatch(Deviations { x: &x[..models], sums: &mut b });
                 assert_eq!(a, b, "{models} models, {elements} elements");
             }
         }

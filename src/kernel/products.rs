@@ -6,10 +6,10 @@
 use pulp::{Arch, Simd, WithSimd};
 
 /// Partial sums of a product.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 /// Elements of all vectors that are held widened at a time.
-const STRIP: usize = 64;
+pub(super) const STRIP: usize = 64;
 
 /// Vectors whose strips are held at once.
 const GROUP: usize = 8;
@@ -17,7 +17,7 @@ const GROUP: usize = 8;
 /// Pairs of these, each with itself too.
 const PAIRS: usize = GROUP * (GROUP + 1) / 2;
 
-type Strip = [f64; STRIP];
+pub(super) type Strip = [f64; STRIP];
 
 /// The inner products of vectors of equal length with each other: the upper triangle, row by row. Each product of two
 /// values is exact.
@@ -72,7 +72,7 @@ impl WithSimd for InnerProducts<'_> {
 }
 
 #[inline(always)]
-fn widen(x: &[f32], wide: &mut Strip) {
+pub(super) fn widen(x: &[f32], wide: &mut Strip) {
     if let Ok(x) = <&[f32; STRIP]>::try_from(x) {
         wide.iter_mut().zip(x).for_each(|(w, &x)| *w = f64::from(x));
     } else {
@@ -95,7 +95,7 @@ fn multiply<S: Simd>(simd: S, a: &Strip, b: &Strip, lanes: &mut [f64; LANES]) {
 }
 
 #[inline(always)]
-fn tree([a, b, c, d, e, f, g, h]: &[f64; LANES]) -> f64 {
+pub(super) fn tree([a, b, c, d, e, f, g, h]: &[f64; LANES]) -> f64 {
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
