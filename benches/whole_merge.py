@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The tables of docs/performance.md: interleaved rounds of taskvec, the floor and the peers; medians, ratios to the floor.
 
-    whole_merge.py BED [--rounds 5] [--no-peers] [--cold] [--rows REGEX] [--families NAME,NAME] [--taskvec PATH]
+    whole_merge.py BED [--rounds 5] [--no-peers] [--cold] [--add] [--rows REGEX] [--families NAME,NAME] [--taskvec PATH]
 
 BED has floor.py and peers.py in BED/bench, the peers in BED/venv, and any of these families (make_checkpoints.py):
-BED/m (1.1 B, bf16, K = 3), BED/vitb32 (f32, K = 8), BED/vith14 (f32, K = 4). Results also go to BED/whole_merge.jsonl."""
+BED/m (1.1 B, bf16, K = 3), BED/vitb32 (f32, K = 8), BED/vith14 (f32, K = 4). Results also go to BED/whole_merge.jsonl; --add goes on
+with those of the run before, so that rounds can be made one at a time."""
 import argparse
 import json
 import pathlib
@@ -40,12 +41,13 @@ p.add_argument("bed", type=lambda b: pathlib.Path(b).resolve())
 p.add_argument("--rounds", type=int, default=5)
 p.add_argument("--no-peers", action="store_true")
 p.add_argument("--cold", action="store_true")
+p.add_argument("--add", action="store_true")
 p.add_argument("--rows", default="", help="only rows of this kind")
 p.add_argument("--families", default=",".join(name for name, *_ in FAMILIES))
 p.add_argument("--taskvec", default=str(pathlib.Path(__file__).resolve().parent.parent / "target/release/taskvec"))
 a = p.parse_args()
 results, floors = a.bed / "whole_merge.jsonl", a.bed / "whole_merge_floor.jsonl"
-for file in (results, floors):
+for file in () if a.add else (results, floors):
     file.unlink(missing_ok=True)
 
 
