@@ -26,7 +26,7 @@ def manifest(taskvec):
         models = sorted(os.listdir(os.path.join(ZOO, "experts")))[:2]
         recipe, run = os.path.join(folder, "recipe.yml"), os.path.join(folder, "run")
         with open(recipe, "w", encoding="utf-8") as f:
-            f.write(f"merge_method: task_arithmetic\nbase_model: {ZOO}/base\nlwptv: {{eta: 0.5}}\nmodels:\n")
+            f.write(f"merge_method: task_arithmetic\nbase_model: {ZOO}/base\nlwptv: {{eta: 0.5}}\nparameters: {{weight: 0.3}}\nmodels:\n")
             f.writelines(f"- model: {ZOO}/experts/{m}\n" for m in models)
         subprocess.run([taskvec, "plan", recipe, "--out", run, "--partitions", "3"], check=True, stdout=subprocess.PIPE)
         submit = [taskvec, "submit", "kubernetes", "--plan", run, "--image", "registry.example/taskvec:0.1"]
