@@ -27,6 +27,8 @@ pub enum Fault {
     OtherTag,
     /// The object is another one now: `If-Match` fails.
     Replaced,
+    /// The same, with Last-Modified but no ETag.
+    ShortNoEtag,
     /// Neither ETag nor Last-Modified.
     NoTag,
     /// Last-Modified, but no ETag.
@@ -174,7 +176,7 @@ fn answer(mut stream: &TcpStream, root: &std::path::Path, asked: &Asked, fault: 
     let tag = match fault {
         Some(Fault::OtherTag | Fault::Replaced) => "ETag: \"second\"\r\n",
         Some(Fault::NoTag) => "",
-        Some(Fault::NoEtag) => "Last-Modified: Wed, 21 Oct 2026 07:28:00 GMT\r\n",
+        Some(Fault::NoEtag | Fault::ShortNoEtag) => "Last-Modified: Wed, 21 Oct 2026 07:28:00 GMT\r\n",
         Some(Fault::WeakTag) => "ETag: W/\"first\"\r\n",
         _ => "ETag: \"first\"\r\n",
     };
@@ -194,7 +196,7 @@ fn answer(mut stream: &TcpStream, root: &std::path::Path, asked: &Asked, fault: 
     let (before, after) = body.split_at(body.len() / 2);
     stream.write_all(before).ok()?;
     match fault {
-        Some(Fault::Short) => return None,
+        Some(Fault::Short | Fault::ShortNoEtag) => return None,
         Some(Fault::Pause(millis)) => std::thread::sleep(Duration::from_millis(millis)),
         _ => {}
     }
