@@ -43,11 +43,10 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    fn recipe(&self, name: &str, root: &str, method: &str) -> PathBuf {
+    fn recipe(&self, name: &str, root: &str, method: &str) {
         let models: String = ["a", "b"].map(|m| format!("- model: {root}/{m}\n  parameters: {{weight: 0.4}}\n")).concat();
-        let path = self.path(name);
-        fs::write(&path, format!("merge_method: {method}\nbase_model: {root}/base\nmodels:\n{models}")).unwrap();
-        path
+        let text = format!("merge_method: {method}\nbase_model: {root}/base\nmodels:\n{models}");
+        fs::write(self.path(name), text).unwrap();
     }
 
     fn taskvec(&self, args: &[&str]) -> Output {
@@ -386,7 +385,7 @@ fn buckets_are_read_at_their_endpoints_with_what_the_environment_says() {
         let mut command = Command::cargo_bin("taskvec").unwrap();
         command.current_dir(bench.folder.path()).args(["merge", "--quiet", "bucket.yml", "out"]);
         for (name, value) in variables {
-            command.env(name, if value.is_empty() { &bench.server.url } else { value });
+            command.env(name, if value.is_empty() { bench.server.url.as_str() } else { value });
         }
         let output = command.output().unwrap();
         assert!(output.status.success(), "{variables:?}: {}", String::from_utf8_lossy(&output.stderr));
