@@ -155,10 +155,17 @@ fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
     Some(Asked { line, headers, range })
 }
 
+/// Without percent-encoding.
+fn decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |text, part| text + &char::from(u8::from_str_radix(&part[..2], 16).unwrap()).to_string() + &part[2..])
+}
+
 /// `None` if the connection ends.
 fn answer(mut stream: &TcpStream, root: &std::path::Path, asked: &Asked, fault: Option<Fault>) -> Option<()> {
     let (method, path) = asked.line.split_once(' ').unwrap();
-    let path = path.trim_start_matches('/').replace("%20", " ");
+    let path = decoded(path.trim_start_matches('/'));
     let bytes = fs::read(root.join(path)).ok().filter(|_| !matches!(fault, Some(Fault::Status(404))));
     let status = match (fault, &bytes) {
         (Some(Fault::Reset), _) => return None,
