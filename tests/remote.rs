@@ -44,7 +44,8 @@ impl Bench {
     }
 
     fn recipe(&self, name: &str, root: &str, method: &str) {
-        let models: String = ["a", "b"].map(|m| format!("- model: {root}/{m}\n  parameters: {{weight: 0.4}}\n")).concat();
+        let models: String =
+            ["a", "b"].map(|m| format!("- model: {root}/{m}\n  parameters: {{weight: 0.4}}\n")).concat();
         let text = format!("merge_method: {method}\nbase_model: {root}/base\nmodels:\n{models}");
         fs::write(self.path(name), text).unwrap();
     }
@@ -129,7 +130,11 @@ fn assert_same_output(out: &std::path::Path, expected: &std::path::Path) {
 #[test]
 fn models_under_urls_give_the_bytes_of_local_ones() {
     let bench = Bench::new();
-    for method in ["task_arithmetic", "ties\nlwptv: {eta: 0.5}\nparameters: {density: 0.3}", "dare_linear\nparameters: {density: 0.5}"] {
+    for method in [
+        "task_arithmetic",
+        "ties\nlwptv: {eta: 0.5}\nparameters: {density: 0.3}",
+        "dare_linear\nparameters: {density: 0.5}",
+    ] {
         bench.recipe("local.yml", ".", method);
         bench.recipe("remote.yml", &bench.server.url, method);
         for (recipe, out) in [("local.yml", "x"), ("remote.yml", "y")] {
@@ -150,7 +155,8 @@ fn a_pass_asks_for_every_byte_once_and_for_many_at_a_time() {
     let asked = bench.server.reset();
     let weights = asked.iter().filter(|a| a.line.starts_with("GET") && a.line.ends_with("model.safetensors"));
     let bytes: u64 = weights.clone().filter_map(|a| a.range).map(|(first, end)| end - first).sum();
-    let files: u64 = ["a", "b"].map(|m| fs::metadata(bench.path(m).join("model.safetensors")).unwrap().len()).iter().sum();
+    let files: u64 =
+        ["a", "b"].map(|m| fs::metadata(bench.path(m).join("model.safetensors")).unwrap().len()).iter().sum();
     // Headers are read when the files are opened, with what follows them, and once more for the hashes.
     assert!((files..files + 2 * (65_536 + 2000)).contains(&bytes), "{bytes} of {files}");
     assert!(weights.count() < 40);
@@ -222,7 +228,12 @@ fn what_cannot_be_read_is_refused_with_a_reason_and_a_next_step() {
         (weights, Fault::Whole, 66, ["does not answer range requests", "fetch the model first"]),
         (weights, Fault::Shifted, 74, ["a/model.safetensors", "Requested"]),
         (weights, Fault::Status(503), 74, ["a/model.safetensors", "503"]),
-        (&["base/model-00001"][..], Fault::Status(404), 66, ["base/model-00001-of-00003.safetensors", "no such object"]),
+        (
+            &["base/model-00001"][..],
+            Fault::Status(404),
+            66,
+            ["base/model-00001-of-00003.safetensors", "no such object"],
+        ),
         (&["config.json"][..], Fault::Status(403), 66, ["config.json", "access denied"]),
     ] {
         bench.server.fault(words, 0, usize::MAX, fault);
@@ -252,7 +263,9 @@ fn no_secret_of_a_url_is_shown_or_kept() {
     let host = bench.server.url.strip_prefix("http://").unwrap();
     for url in [format!("http://user:geheim@{host}"), format!("http://{host}/x?X-Amz-Signature=geheim&a=")] {
         bench.recipe("secret.yml", &url, "task_arithmetic");
-        for args in [&["merge", "secret.yml", "out", "-vv"][..], &["plan", "secret.yml", "--out", "run", "--partitions", "2"]] {
+        for args in
+            [&["merge", "secret.yml", "out", "-vv"][..], &["plan", "secret.yml", "--out", "run", "--partitions", "2"]]
+        {
             let mut command = Command::cargo_bin("taskvec").unwrap();
             let output = command.current_dir(bench.folder.path()).args(args).env("TASKVEC_ALLOW_HTTP", "true");
             let output = output.output().unwrap();
@@ -298,8 +311,14 @@ fn parts_of_remote_models_give_the_same_bytes_and_notice_a_change() {
     assert_eq!(code, Some(66), "{message}");
     assert!(message.contains("ETag \"first\" when it was planned, ETag \"second\" now"), "{message}");
     bench.server.reset();
-    for stage in [&["part", "survey", "--part", "1"][..], &["part", "survey", "--part", "0"], &["reduce"],
-                  &["part", "merge", "--part", "0"], &["part", "merge", "--part", "1"], &["commit"]] {
+    for stage in [
+        &["part", "survey", "--part", "1"][..],
+        &["part", "survey", "--part", "0"],
+        &["reduce"],
+        &["part", "merge", "--part", "0"],
+        &["part", "merge", "--part", "1"],
+        &["commit"],
+    ] {
         let (code, message) = run(stage);
         assert_eq!(code, Some(0), "{stage:?}: {message}");
     }
@@ -315,8 +334,14 @@ fn adapters_under_urls_give_the_bytes_of_local_ones() {
     let merge = |text: &str, out: &str| {
         let path = folder.path().join("recipe.yml");
         fs::write(&path, text).unwrap();
-        let output = Command::cargo_bin("taskvec").unwrap().env("TASKVEC_ALLOW_HTTP", "true").args(["merge", "--quiet"])
-            .arg(path).arg(folder.path().join(out)).output().unwrap();
+        let output = Command::cargo_bin("taskvec")
+            .unwrap()
+            .env("TASKVEC_ALLOW_HTTP", "true")
+            .args(["merge", "--quiet"])
+            .arg(path)
+            .arg(folder.path().join(out))
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     let here = case.canonicalize().unwrap().display().to_string();
@@ -370,8 +395,13 @@ fn buckets_are_read_at_their_endpoints_with_what_the_environment_says() {
     for (scheme, variables, signed) in [
         (
             "s3",
-            &[("AWS_ENDPOINT", ""), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "eu-central-1"),
-              ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "geheim")][..],
+            &[
+                ("AWS_ENDPOINT", ""),
+                ("AWS_ALLOW_HTTP", "true"),
+                ("AWS_REGION", "eu-central-1"),
+                ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+                ("AWS_SECRET_ACCESS_KEY", "geheim"),
+            ][..],
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/",
         ),
         ("s3", &[("AWS_ENDPOINT", ""), ("AWS_ALLOW_HTTP", "true"), ("AWS_SKIP_SIGNATURE", "true")][..], ""),
@@ -380,8 +410,13 @@ fn buckets_are_read_at_their_endpoints_with_what_the_environment_says() {
         bench.recipe("bucket.yml", &format!("{scheme}:/"), "task_arithmetic");
         // The bucket is the first folder: base, a or b.
         let text = fs::read_to_string(bench.path("bucket.yml")).unwrap();
-        fs::write(bench.path("bucket.yml"), text.replace("//base", "//base/model.safetensors.index.json")
-            .replace("//a", "//a/model.safetensors").replace("//b\n", "//b/model.safetensors\n")).unwrap();
+        fs::write(
+            bench.path("bucket.yml"),
+            text.replace("//base", "//base/model.safetensors.index.json")
+                .replace("//a", "//a/model.safetensors")
+                .replace("//b\n", "//b/model.safetensors\n"),
+        )
+        .unwrap();
         let mut command = Command::cargo_bin("taskvec").unwrap();
         command.current_dir(bench.folder.path()).args(["merge", "--quiet", "bucket.yml", "out"]);
         for (name, value) in variables {
@@ -390,8 +425,13 @@ fn buckets_are_read_at_their_endpoints_with_what_the_environment_says() {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{variables:?}: {}", String::from_utf8_lossy(&output.stderr));
         let asked = bench.server.reset();
-        let authorized = |a: &common::server::Asked| a.headers.get("authorization").is_some_and(|h| h.starts_with(signed));
-        assert!(asked.iter().all(|a| if signed.is_empty() { !a.headers.contains_key("authorization") } else { authorized(a) }));
+        let authorized =
+            |a: &common::server::Asked| a.headers.get("authorization").is_some_and(|h| h.starts_with(signed));
+        assert!(asked.iter().all(|a| if signed.is_empty() {
+            !a.headers.contains_key("authorization")
+        } else {
+            authorized(a)
+        }));
         for (name, content) in tree(&bench.path("out")) {
             assert!(!content.windows(6).any(|w| w == b"geheim"), "{}", name.display());
         }

@@ -203,7 +203,8 @@ impl<'a> Engine<'a> {
         let mut buffer = Vec::new();
         let hashes = self.hashes().unwrap_or_default();
         let piece = self.plan.budget.job_bytes as u64;
-        let gaps = hashes.iter().enumerate().flat_map(|(file, hash)| hash.missing().into_iter().map(move |g| (file, g)));
+        let gaps =
+            hashes.iter().enumerate().flat_map(|(file, hash)| hash.missing().into_iter().map(move |g| (file, g)));
         let cut = gaps.flat_map(|(file, gap)| {
             let starts = (gap.start..gap.end).step_by(piece as usize);
             starts.map(move |at| (file, at, piece.min(gap.end - at) as usize))

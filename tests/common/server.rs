@@ -159,7 +159,9 @@ fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
 fn decoded(path: &str) -> String {
     let mut parts = path.split('%');
     let first = parts.next().unwrap().to_owned();
-    parts.fold(first, |text, part| text + &char::from(u8::from_str_radix(&part[..2], 16).unwrap()).to_string() + &part[2..])
+    parts.fold(first, |text, part| {
+        text + &char::from(u8::from_str_radix(&part[..2], 16).unwrap()).to_string() + &part[2..]
+    })
 }
 
 /// `None` if the connection ends.
@@ -185,7 +187,7 @@ fn answer(mut stream: &TcpStream, root: &std::path::Path, asked: &Asked, fault: 
         Some(Fault::NoTag) => "",
         Some(Fault::NoEtag | Fault::ShortNoEtag) => "Last-Modified: Wed, 21 Oct 2026 07:28:00 GMT\r\n",
         Some(Fault::WeakTag) => "ETag: W/\"first\"\r\n",
-        _ => "ETag: \"first\"\r\n",
+        _ => "ETag: \"first\"\r\nLast-Modified: Wed, 21 Oct 2026 07:28:00 GMT\r\n",
     };
     let whole = asked.range.is_none() || fault == Some(Fault::Whole);
     let (first, end) = asked.range.filter(|_| !whole).unwrap_or((0, bytes.len() as u64));

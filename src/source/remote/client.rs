@@ -96,8 +96,10 @@ impl<'a> Url<'a> {
         }
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         if host.contains('@') {
-            return Err(bad("has a user or password in it: recipes and reports keep URLs as they are. Put credentials \
-                            into the environment (docs/distributed.md)"));
+            return Err(bad(
+                "has a user or password in it: recipes and reports keep URLs as they are. Put credentials \
+                            into the environment (docs/distributed.md)",
+            ));
         }
         match scheme {
             "s3" | "gs" | "https" => {}
