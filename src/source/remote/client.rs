@@ -71,16 +71,13 @@ impl Client {
         let key = url.key(path)?;
         let root = format!("{}://{}", url.scheme, url.host);
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = match stores.get(&root) {
-            Some(store) => store.clone(),
-            None => {
-                // Some clients look for a runtime when they are made.
-                let _inside = self.runtime.enter();
-                let store = url.store(&root).map_err(|e| Error::Usage(format!("{root}: {e}")))?;
-                stores.insert(root, store.clone());
-                store
-            }
-        };
+        if let Some(store) = stores.get(&root) {
+            return Ok(Location { url: path.into(), store: store.clone(), key });
+        }
+        // Some clients look for a runtime when they are made.
+        let _inside = self.runtime.enter();
+        let store = url.store(&root).map_err(|e| Error::Usage(format!("{root}: {e}")))?;
+        stores.insert(root, store.clone());
         Ok(Location { url: path.into(), store, key })
     }
 }
