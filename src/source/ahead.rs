@@ -27,6 +27,10 @@ pub struct Prepared<'a> {
 
 impl Ahead {
     /// Asks for a range.
+    #[cfg_attr(
+        not(feature = "remote"),
+        allow(unreachable_code, unused_variables, reason = "without the feature there are no objects")
+    )]
     pub fn start(&self, object: &Object, file: usize, offset: u64, bytes: usize) -> Prepared<'_> {
         let pending = Arc::new(object.start(offset, bytes));
         let mut ranges = self.lock();
