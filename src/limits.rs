@@ -135,6 +135,36 @@ pub const CACHE_MAX_BYTES: u64 = 16 << 20;
 /// What these take, with the batch itself.
 pub const MEMO_BYTES: usize = 24 << 20;
 
+/// Bytes that one request to a server asks for, at most: long enough that its latency hardly counts beside it.
+pub const REMOTE_REQUEST_BYTES: usize = 4 << 20;
+
+/// Requests under way at once: what latency leaves idle in one, others use.
+pub const REMOTE_REQUESTS: usize = 32;
+
+/// What reading over the network takes besides the ranges under way: threads, connections, cryptography.
+pub const REMOTE_BYTES: usize = 48 << 20;
+
+/// First bytes of a file that are asked for when it is opened: most headers are shorter.
+pub const REMOTE_FRONT_BYTES: u64 = 64 << 10;
+
+/// Seconds to wait for a connection.
+pub const REMOTE_CONNECT_SECONDS: u64 = 10;
+
+/// Seconds without a byte after which a request is given up, and made again. Tests cannot wait so long.
+pub const REMOTE_STALL_SECONDS: u64 = if cfg!(feature = "failpoints") { 2 } else { 30 };
+
+/// Times that a request is made again after a failure, at most.
+pub const REMOTE_RETRIES: usize = 10;
+
+/// Seconds after which a failing request is not made again.
+pub const REMOTE_RETRY_SECONDS: u64 = 180;
+
+/// The pause before a request is made again; it grows.
+pub const REMOTE_BACKOFF_MILLIS: u64 = if cfg!(feature = "failpoints") { 2 } else { 100 };
+
+/// Times that a range is asked for again after an answer that broke off, at most.
+pub const REMOTE_REREADS: u32 = 5;
+
 /// Memory budget when none is given.
 pub const MEMORY_DEFAULT_BYTES: u64 = 1 << 30;
 

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 /// Crates and words that only these places may name.
 const FENCES: &[(&str, &[&str])] = &[
     ("memmap2::", &["src/source/"]),
+    ("object_store::", &["src/source/remote/"]),
+    ("tokio::", &["src/source/remote/"]),
+    ("futures_util::", &["src/source/remote/"]),
+    ("rustls::", &["src/source/remote/"]),
     ("rayon::", &["src/pass/"]),
     ("crossbeam_channel", &["src/pass/", "src/sink/journal.rs", "src/sink/shards.rs"]),
     ("rustix::", &["src/disk/", "src/sink/", "src/source/"]),

@@ -359,3 +359,25 @@ fn a_report_that_names_files_outside_its_folder_is_refused() {
     }
     assert!(Path::new("/etc").exists());
 }
+
+#[cfg(not(feature = "remote"))]
+#[test]
+fn a_url_needs_a_build_with_remote_and_its_secrets_are_not_shown() {
+    let bench = Bench::new();
+    for model in ["https://user:geheim@host/m?sig=geheim", "s3://bucket/m", "./in/a+https://host/lora"] {
+        bench.write(
+            "url.yml",
+            &format!("merge_method: linear\nmodels:\n- {{model: '{model}', parameters: {{weight: 1}}}}\n"),
+        );
+        let output = Command::cargo_bin("taskvec")
+            .unwrap()
+            .current_dir(bench.0.path())
+            .args(["merge", "url.yml", "out"])
+            .output();
+        let output = output.unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("built without `remote`") && message.contains("--features remote"), "{message}");
+        assert!(!message.contains("geheim") && !bench.path("out").exists(), "{message}");
+    }
+}

@@ -4,21 +4,23 @@
 
 mod common;
 
+use common::folder::Folder;
 use common::parts::assert_same_output;
 use common::{Model, tree};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-struct Bench(tempfile::TempDir);
+/// A folder in which a merge in parts is planned.
+struct Bench(Folder);
 
 impl Bench {
     /// A family of two layers, planned as TIES over the whole model with LwPTV in three parts.
     fn new() -> Self {
-        let bench = Self(tempfile::tempdir().unwrap());
+        let bench = Self(Folder::new());
         for (name, value) in [("base", 0.0), ("a", 2.0), ("b", -5.0)] {
             let model = Model::default().f32("layers.0.w", &[value, 1.0, 3.0]).f32("layers.1.w", &[value + 1.0, -1.0]);
-            model.write(&bench.path(name).join("model.safetensors"));
+            bench.0.put(name, &model);
         }
         let recipe = "merge_method: ties\nbase_model: ./base\nlwptv: {eta: 0.4}\nparameters: {scope: model, density: 0.6}\n\
                       models:\n- model: ./a\n- model: ./b\n";
@@ -29,11 +31,11 @@ impl Bench {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.0.path(name)
     }
 
     fn taskvec(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_taskvec")).current_dir(self.0.path()).args(arguments).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_taskvec")).current_dir(self.0.0.path()).args(arguments).output().unwrap()
     }
 
     /// What is printed, without what differs from run to run.

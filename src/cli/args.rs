@@ -329,7 +329,7 @@ impl OldFlags {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A folder, a .safetensors file, a shard index, a delta file or a Hugging Face id.
+    /// A folder, a .safetensors file, a shard index, a delta file or a Hugging Face id; with the feature `remote` a URL.
     pub path: String,
     /// Print JSON.
     #[arg(long)]

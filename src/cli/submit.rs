@@ -178,7 +178,7 @@ fn slurm(run: &Run<'_>, time: &str) -> String {
     text
 }
 
-const JOB: &str = r"---
+const JOB: &str = r#"---
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -196,7 +196,7 @@ spec:
       onExitCodes: {operator: In, values: [75]}
     - action: Ignore
       onPodConditions:
-      - {type: DisruptionTarget}
+      - {type: DisruptionTarget, status: "True"}
   template:
     spec:
       restartPolicy: Never
@@ -212,7 +212,7 @@ spec:
       volumes:
       - name: models
         persistentVolumeClaim: {claimName: @CLAIM@}
-";
+"#;
 
 fn kubernetes(run: &Run<'_>, image: &str, claim: &str, mount: &Path) -> Result<String> {
     let mut text = run.head();

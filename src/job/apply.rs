@@ -75,6 +75,7 @@ struct Opened {
 
 impl Opened {
     fn open(base: &str, delta: &Path, links: Links) -> Result<Self> {
+        source::refuse_url(base, "the base of a delta file")?;
         let chain = open_chain(delta)?;
         let root = source::open(base, Path::new(""), links)?;
         let mut side = Side::chained(root, &delta.display().to_string(), delta, &chain)?;

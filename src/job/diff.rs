@@ -11,8 +11,10 @@ use crate::pass::{CodedRun, Coder, Extent, PassRun, Progress, Run, Sides, Stop, 
 use crate::sink::{
     DeltaSink, DeltaTensor, Existing, Extra, Hashes, StagedFile, Unfinished, delta_index, find_all_files,
 };
-use crate::source::{self, Counter, DeltaFile, Files, Io, Links, PieceHash, common_elements, open_chain};
-use crate::tensor::{Entry, Inventory};
+use crate::source::{
+    self, Counter, DeltaFile, Files, Io, Links, PieceHash, common_elements, open_chain, read_small, refuse_url,
+};
+use crate::tensor::{Entry, Inventory, is_url};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,6 +73,7 @@ pub fn diff(base: &str, on: Option<&Path>, model: &str, out: &Path, run: &DiffRu
     let start = Instant::now();
     let masks = has_masks(run.coding);
     let here = Path::new("");
+    [base, model].into_iter().try_for_each(|m| refuse_url(m, "a model that a delta file is made of"))?;
     let root = source::open(base, here, run.links)?;
     let mut base = match on {
         None if masks => return Err(Error::Usage(NO_SHARED.into())),
@@ -356,7 +359,7 @@ fn kept_files(model: &Inventory, base: &Side, links: Links) -> Result<(Vec<Resto
     }
     let base_folder = base.root.as_ref().unwrap_or(&base.inventory).path.clone();
     for f in find_all_files(&model.path, links)? {
-        let bytes = std::fs::read(&f.path).map_err(Error::io(&f.path, "read"))?;
+        let bytes = f.read()?;
         let kept = if same_in(&base_folder, &f.name, &bytes) { Kept::Nothing } else { Kept::Content };
         let blake3 = Some(blake3::hash(&bytes).to_hex().to_string());
         let length = bytes.len() as u64;
@@ -375,6 +378,10 @@ fn kept_files(model: &Inventory, base: &Side, links: Links) -> Result<(Vec<Resto
 /// Whether `folder` has this very file.
 pub fn same_in(folder: &Path, name: &str, bytes: &[u8]) -> bool {
     let path: PathBuf = folder.join(name);
+    if is_url(&path) {
+        let there = read_small(folder, name, Links::All, bytes.len() as u64);
+        return there.is_ok_and(|there| there.is_some_and(|there| there == bytes));
+    }
     std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == bytes.len() as u64)
         && std::fs::read(&path).is_ok_and(|b| b == bytes)
 }

@@ -112,6 +112,7 @@ fn plan_with(
     results: &[(Inventory, Vec<String>)],
 ) -> Result<Plan> {
     if let Some(name) = &recipe.coefficients {
+        source::refuse_url(name, "a file of coefficients")?;
         let path = folder.join(name);
         let text = source::read_whole(&path, COEFFICIENTS_MAX_BYTES)?;
         let text = String::from_utf8(text).map_err(|_| Error::malformed(&path, "is not UTF-8 text"))?;
@@ -138,6 +139,7 @@ fn open_models(
     links: Links,
     results: &[(Inventory, Vec<String>)],
 ) -> Result<Vec<Inventory>> {
+    recipe.references().into_iter().try_for_each(source::check_urls)?;
     if let Some(base) = recipe.base.as_ref().filter(|b| is_delta(Path::new(b))) {
         let problem = format!("`{base}` is a delta file; base_model must be the checkpoint that deltas are made from");
         return Err(Error::recipe("base_model", problem));
@@ -169,6 +171,7 @@ fn open_models(
 }
 
 fn open_delta(reference: &str, folder: &Path, base: &Inventory) -> Result<Inventory> {
+    source::refuse_url(reference, "a delta file")?;
     let path = folder.join(reference);
     let model = source::chained(reference, &path, &open_chain(&path)?);
     sides::check_headers(base, &model)?;

@@ -46,8 +46,7 @@ pub fn disk_bytes(plan: &Plan, links: Links) -> Result<Bytes> {
     while let Some(stage) = stage_of_reference(origin) {
         origin = stage;
     }
-    let side: u64 =
-        side_files(origin, links)?.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
+    let side: u64 = side_files(origin, links)?.iter().map(|f| f.bytes).sum();
     // A delta file is never larger than what it codes, but how much smaller shows only at the end.
     let delta = if plan.writes_delta() { plan.output_bytes() } else { 0 };
     let masks = plan.masks.as_ref().map_or(0, Shard::file_bytes);
@@ -69,7 +68,7 @@ pub fn unplaced_stacks(plan: &Plan, links: Links) -> Result<Vec<String>> {
     }
     let files = find_side_files(&plan.reference_model().path, links)?;
     let config = files.iter().find(|f| f.name == "config.json");
-    let json = config.map(|f| std::fs::read(&f.path).map_err(Error::io(&f.path, "read"))).transpose()?;
+    let json = config.map(SideFile::read).transpose()?;
     let warning = |s: &Restack| {
         let (stack, from, to) = (&s.stack, s.height, s.layers.len());
         format!("config.json does not say once that `{stack}` has {from} layers: set the number to {to} in the output")

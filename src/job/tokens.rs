@@ -4,10 +4,10 @@ use crate::error::{Error, Result};
 use crate::limits::{CONFIG_MAX_BYTES, TOKENIZER_MAX_BYTES};
 use crate::plan::vocabulary_rows;
 use crate::recipe::{Recipe, Tokenizer, same_path};
-use crate::source::{Links, check_link, read_small};
+use crate::source::{Links, check_link, folder_of as folder, read_small, refuse_url};
 use crate::tensor::Inventory;
 use crate::vocabulary::{Member, TokenizerFile, Vocabulary, is_vocabulary};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const FILE: &str = "tokenizer.json";
 
@@ -84,14 +84,10 @@ fn compare(inventories: &[&Inventory], links: Links) -> Vec<String> {
 fn member(inventory: &Inventory, base: &Inventory, links: Links) -> Result<Member> {
     let coded = inventory.tensors.iter().any(|t| t.coded.is_some());
     let folder = folder(if coded { &base.path } else { &inventory.path });
+    refuse_url(&folder.to_string_lossy(), "the tokenizer of a model whose tokens are united")?;
     let path = folder.join(FILE);
     if path.exists() {
         check_link(&folder, &path, links)?;
     }
     Ok(Member { label: inventory.label.clone(), folder, rows: vocabulary_rows(inventory)? })
-}
-
-/// The folder of a model that may be named by one of its files.
-fn folder(path: &Path) -> PathBuf {
-    if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() }
 }

@@ -5,6 +5,7 @@ use super::gather::Piece;
 use super::{Engine, PassRun};
 use crate::limits::{BLOCK_ELEMENTS, JOB_MAX_TILES};
 use crate::plan::{Place, Plan, PlannedTensor, held_elements, in_flight_bytes, tile_unit};
+use crate::source::Prepared;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -151,16 +152,16 @@ fn tiles(plan: &Plan, work: &Work, writes: bool, cut: Cut) -> impl Iterator<Item
 }
 
 impl Engine<'_> {
-    /// Brings a job's ranges into memory; runs on the reader's thread.
-    pub(super) fn prepare(&self, works: &[Work], job: &Job) {
+    /// Brings a job's ranges into memory; runs on the reader's thread. What comes over the network stays there as long as
+    /// the returned values.
+    pub(super) fn prepare(&self, works: &[Work], job: &Job) -> Vec<Prepared<'_>> {
         let mut ranges: Vec<_> = job.tiles.iter().flat_map(|tile| self.ranges(&works[tile.work], tile)).collect();
         ranges.sort_unstable();
         // Small tensors lie side by side: one call for all of them.
         let touch = |a: &(usize, u64, usize), b: &(usize, u64, usize)| a.0 == b.0 && a.1 + a.2 as u64 == b.1;
-        for run in ranges.chunk_by(touch) {
-            let bytes = run.iter().map(|(.., bytes)| bytes).sum();
-            self.files.prepare(run[0].0, run[0].1, bytes);
-        }
+        let runs = ranges.chunk_by(touch);
+        let bytes = |run: &[(usize, u64, usize)]| -> usize { run.iter().map(|(.., bytes)| bytes).sum() };
+        runs.filter_map(|run| self.files.prepare(run[0].0, run[0].1, bytes(run))).collect()
     }
 
     /// The file of a source's tensor; the name of a stage that makes it.

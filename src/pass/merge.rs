@@ -426,10 +426,11 @@ impl Engine<'_> {
         let reference = self.plan.reference();
         let bytes = self.copied_bytes(work, tile, spans)?;
         let offset = t.offset + tile.start * t.dtype.bytes() as u64;
-        if bytes.len() < KERNEL_COPY_BYTES || t.places[reference].computed.is_some() {
+        let (file, from, _) = range(self.plan, work, tile, reference);
+        let copies = t.places[reference].computed.is_none() && self.files.file(file).is_some();
+        if bytes.len() < KERNEL_COPY_BYTES || !copies {
             output.grow(t.shard, offset, bytes.len()).copy_from_slice(bytes);
         } else {
-            let (file, from, _) = range(self.plan, work, tile, reference);
             output.hashed.push((t.shard, merge.written[t.shard].hash(offset, bytes)));
             output.parts.push(Part { shard: t.shard, offset, bytes: bytes.len(), copy: Some((file, from)) });
         }
@@ -471,7 +472,11 @@ impl Engine<'_> {
                 at += part.bytes;
                 continue;
             };
-            if !target.copy(part.shard, part.offset, (self.files.file(file), offset), part.bytes as u64)? {
+            let copied = match self.files.file(file) {
+                Some(open) => target.copy(part.shard, part.offset, (open, offset), part.bytes as u64)?,
+                None => false,
+            };
+            if !copied {
                 let mut buffer = Vec::new();
                 let span = self.files.span(file, offset, part.bytes, &mut buffer, &Counter::default())?;
                 target.write(part.shard, part.offset, &span)?;

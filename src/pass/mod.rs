@@ -36,9 +36,13 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, HashState, PieceHash};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
+
+/// Pieces that are asked for ahead of their hashing.
+const PREPARED_PIECES: usize = 4;
 
 /// What a pass cost.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -197,18 +201,22 @@ impl<'a> Engine<'a> {
         let start = Instant::now();
         let counter = Counter::default();
         let mut buffer = Vec::new();
-        let piece_bytes = self.plan.budget.job_bytes as u64;
-        for (file, hash) in self.hashes().unwrap_or_default().iter().enumerate() {
-            for gap in hash.missing() {
-                let mut at = gap.start;
-                while at < gap.end {
-                    self.stop.check()?;
-                    let bytes = piece_bytes.min(gap.end - at);
-                    self.files.prepare(file, at, bytes as usize);
-                    hash.update(at, &self.files.span(file, at, bytes as usize, &mut buffer, &counter)?);
-                    at += bytes;
-                }
-            }
+        let hashes = self.hashes().unwrap_or_default();
+        let piece = self.plan.budget.job_bytes as u64;
+        let gaps =
+            hashes.iter().enumerate().flat_map(|(file, hash)| hash.missing().into_iter().map(move |g| (file, g)));
+        let cut = gaps.flat_map(|(file, gap)| {
+            let starts = (gap.start..gap.end).step_by(piece as usize);
+            starts.map(move |at| (file, at, piece.min(gap.end - at) as usize))
+        });
+        let pieces: Vec<_> = cut.collect();
+        let mut ahead = pieces.iter().map(|&(file, at, bytes)| self.files.prepare(file, at, bytes));
+        let mut under_way: VecDeque<_> = ahead.by_ref().take(PREPARED_PIECES).collect();
+        for &(file, at, bytes) in &pieces {
+            self.stop.check()?;
+            hashes[file].update(at, &self.files.span(file, at, bytes, &mut buffer, &counter)?);
+            under_way.pop_front();
+            under_way.extend(ahead.next());
         }
         let name = if self.hashes.is_some() { "hash the rest" } else { "hash" };
         Ok(PassRun { name: name.into(), bytes_read: counter.get(), seconds: start.elapsed().as_secs_f64() })

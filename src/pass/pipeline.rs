@@ -24,16 +24,18 @@ pub struct Pipeline<'a> {
 
 impl Pipeline<'_> {
     /// Runs every job through `read` (one thread, in order), then the closure that `worker` makes for each compute
-    /// thread, then `write` (this thread, in order). Ends at the first job that fails, in job order.
-    pub fn run<J, R, W>(
+    /// thread, then `write` (this thread, in order). What `read` returns is dropped when the job is computed. Ends at the
+    /// first job that fails, in job order.
+    pub fn run<J, P, R, W>(
         &self,
         jobs: impl Iterator<Item = (usize, J)> + Send,
-        read: impl Fn(&J) + Sync,
+        read: impl Fn(&J) -> P + Sync,
         worker: impl Fn(usize) -> W + Sync,
         mut write: impl FnMut(J, R) -> Result<()>,
     ) -> Result<()>
     where
         J: Send,
+        P: Send,
         R: Send,
         W: FnMut(&J) -> Result<R>,
     {
@@ -43,15 +45,15 @@ impl Pipeline<'_> {
         let failed = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let to_compute: Sender<Load<'_, J>> = to_compute;
+                let to_compute: Sender<Load<'_, (J, P)>> = to_compute;
                 for (number, (bytes, content)) in (0..).zip(jobs) {
                     if failed.load(Ordering::Relaxed) {
                         break;
                     }
                     self.stop.check()?;
                     let permit = self.window.take(bytes);
-                    read(&content);
-                    if to_compute.send(Load { number, content, permit }).is_err() {
+                    let prepared = read(&content);
+                    if to_compute.send(Load { number, content: (content, prepared), permit }).is_err() {
                         break;
                     }
                 }
@@ -61,15 +63,16 @@ impl Pipeline<'_> {
                 let (from_reader, to_writer) = (from_reader, to_writer);
                 self.pool.scope(|pool| {
                     for index in 0..threads {
-                        let (from_reader, to_writer): (Receiver<Load<'_, J>>, _) =
+                        let (from_reader, to_writer): (Receiver<Load<'_, (J, P)>>, _) =
                             (from_reader.clone(), to_writer.clone());
                         let worker = &worker;
                         pool.spawn(move |_| {
                             let mut compute = worker(index);
                             for load in from_reader {
-                                let result = compute(&load.content);
-                                let done =
-                                    Load { number: load.number, content: (load.content, result), permit: load.permit };
+                                let (job, prepared) = load.content;
+                                let result = compute(&job);
+                                drop(prepared);
+                                let done = Load { number: load.number, content: (job, result), permit: load.permit };
                                 if to_writer.send(done).is_err() {
                                     break;
                                 }

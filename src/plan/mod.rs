@@ -32,11 +32,11 @@ pub use tensors::{Computed, Masks, Place, PlannedTensor, Rows};
 pub use waves::Waves;
 
 use crate::error::{Error, Result};
-use crate::limits::MEMO_BYTES;
+use crate::limits::{MEMO_BYTES, REMOTE_BYTES};
 use crate::method::{Model, Settings};
 use crate::recipe::{LayerRule, Recipe};
 use crate::survey::{Form, Largest, Score};
-use crate::tensor::{Entry, FileEntry, Inventory};
+use crate::tensor::{Entry, FileEntry, Inventory, is_url};
 use crate::vocabulary::Vocabulary;
 use assemble::{Assembly, Models, Row};
 use std::ops::Range;
@@ -164,7 +164,8 @@ impl Plan {
             if elements_pruned { Largest::resident_bytes(recipe.experts().len(), options.threads) } else { 0 };
         let kept_bytes = (method.resident_bytes(options.threads) + waves.bytes).max(ranking)
             + vocabulary.as_ref().map_or(0, |v| vocabulary_bytes(v, &tensors))
-            + if options.memo { MEMO_BYTES } else { 0 };
+            + if options.memo { MEMO_BYTES } else { 0 }
+            + if files.iter().any(|f| is_url(&f.path)) { REMOTE_BYTES } else { 0 };
         for t in &mut tensors {
             let unit = if t.layer.is_some() { method.unit(&t.shape) } else { 1 };
             t.block_elements = budget::block_elements(unit, t.elements);

@@ -3,7 +3,8 @@
 use super::side_files::TOKENIZER_CONFIG;
 use crate::limits::SIDE_FILE_MAX_BYTES;
 use crate::recipe::ChatTemplate;
-use crate::source::{Links, check_link};
+use crate::source::{Links, check_link, read_small};
+use crate::tensor::is_url;
 use std::path::Path;
 
 /// Where transformers looks for it.
@@ -38,6 +39,9 @@ fn of_model(folder: &Path, links: Links) -> Option<String> {
 /// A small file of a model; no link that leaves the model is followed, unless all are.
 fn read(folder: &Path, name: &str, links: Links) -> Option<Vec<u8>> {
     let path = folder.join(name);
+    if is_url(&path) {
+        return read_small(folder, name, links, SIDE_FILE_MAX_BYTES).ok()?;
+    }
     check_link(folder, &path, links).ok()?;
     let file = std::fs::metadata(&path).ok()?;
     (file.is_file() && file.len() <= SIDE_FILE_MAX_BYTES).then(|| std::fs::read(&path).ok())?

@@ -3,7 +3,8 @@
 use super::config::ConfigEdits;
 use crate::error::{Error, Result};
 use crate::limits::{SIDE_FILE_MAX_BYTES, SIDE_FILE_MAX_DEPTH};
-use crate::source::{Links, check_link};
+use crate::source::{self, Links, check_link};
+use crate::tensor::is_url;
 use std::path::{Path, PathBuf};
 
 /// A file to be written beside the weights.
@@ -13,6 +14,8 @@ pub struct SideFile {
     pub name: String,
     /// Where it is read from.
     pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// Files that taskvec writes itself.
@@ -21,6 +24,19 @@ const OWN: &[&str] = &["README.md", "mergekit_config.yml", "taskvec.json"];
 /// Weights in any format, and other files that belong to one checkpoint alone.
 const WEIGHTS: &[&str] =
     &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "npz", "tvd", "pkl", "tflite", "ot"];
+
+/// What says how a model is used.
+const CONFIGURATION: &[&str] = &[
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+    "USE_POLICY.md",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+];
 
 /// The settings of a tokenizer.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -69,11 +85,23 @@ pub fn find_all(path: &Path, links: Links) -> Result<Vec<SideFile>> {
         Some("json") => path.parent().unwrap_or(path),
         _ => path,
     };
-    if root.is_dir() {
+    if is_url(root) {
+        found = under_url(root)?;
+    } else if root.is_dir() {
         collect(root, root, "", links, &mut found)?;
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// Where folders cannot be listed, files are known by their usual names.
+fn under_url(root: &Path) -> Result<Vec<SideFile>> {
+    if !source::is_folder(root) {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = CONFIGURATION.iter().chain(WORDS).chain(TOKENIZER).copied().collect();
+    let there = source::listed(root, &names)?.into_iter().filter(|(_, bytes)| *bytes <= SIDE_FILE_MAX_BYTES);
+    Ok(there.map(|(name, bytes)| SideFile { name: name.to_owned(), path: root.join(name), bytes }).collect())
 }
 
 fn collect(root: &Path, folder: &Path, prefix: &str, links: Links, found: &mut Vec<SideFile>) -> Result<()> {
@@ -94,7 +122,7 @@ fn collect(root: &Path, folder: &Path, prefix: &str, links: Links, found: &mut V
             }
         } else if meta.is_file() && meta.len() <= SIDE_FILE_MAX_BYTES {
             check_link(root, &path, links)?;
-            found.push(SideFile { name, path });
+            found.push(SideFile { name, path, bytes: meta.len() });
         } else {
             tracing::warn!("{}: not a small regular file, so not copied to the output", path.display());
         }
@@ -114,6 +142,9 @@ fn is_index(name: &str) -> bool {
 impl SideFile {
     /// Its bytes.
     pub fn read(&self) -> Result<Vec<u8>> {
+        if is_url(&self.path) {
+            return source::read_whole(&self.path, SIDE_FILE_MAX_BYTES);
+        }
         std::fs::read(&self.path).map_err(Error::io(&self.path, "read"))
     }
 }

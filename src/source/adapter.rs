@@ -4,6 +4,7 @@
 
 use super::adapter_config::Config;
 use super::checkpoint::{Links, check_link, read_header, read_known};
+use super::place::exists;
 use crate::error::{Error, Result};
 use crate::limits::ADAPTER_CONFIG_MAX_BYTES;
 use crate::tensor::{Entry, Factor, FileEntry, Inventory, LowRank};
@@ -33,7 +34,7 @@ pub fn put_on(mut model: Inventory, label: &str, root: &Path, links: Links) -> R
 
 fn read_config(root: &Path, links: Links) -> Result<(FileEntry, Config)> {
     let path = root.join(CONFIG);
-    if !path.exists() {
+    if !exists(&path)? {
         let problem = format!("is not an adapter: expected a folder with {CONFIG} and {WEIGHTS}");
         return Err(Error::InputMissing { path: root.to_owned(), problem });
     }
@@ -47,8 +48,8 @@ fn read_config(root: &Path, links: Links) -> Result<(FileEntry, Config)> {
 
 fn read_weights(root: &Path, links: Links) -> Result<(FileEntry, Vec<Entry>)> {
     let path = root.join(WEIGHTS);
-    if !path.exists() {
-        let problem = if root.join(PICKLE).exists() {
+    if !exists(&path)? {
+        let problem = if exists(&root.join(PICKLE))? {
             format!("{PICKLE} is a pickle, which can run code when opened; save the adapter as {WEIGHTS} first")
         } else {
             format!("no {WEIGHTS} in this folder")

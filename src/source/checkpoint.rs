@@ -1,13 +1,17 @@
-//! From a model reference to its inventory: a `.safetensors` file, a folder, a shard index, or a Hugging Face id.
+//! From a model reference to its inventory: a `.safetensors` file, a folder, a shard index, a Hugging Face id, or one of
+//! the first three under a URL.
 
 use super::adapter;
 use super::delta::is_delta;
+use super::handle::Handle;
 use super::header::{header_bytes, parse_header};
 use super::hub;
 use super::index::{self, WeightMap, parse_index};
+use super::place::{exists, is_folder, joined, open_urls, read_small};
+use super::remote;
 use crate::error::{Error, Result};
 use crate::limits::{CONFIG_MAX_BYTES, INDEX_MAX_BYTES};
-use crate::tensor::{FileEntry, Identity, Inventory};
+use crate::tensor::{FileEntry, Identity, Inventory, is_url};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -29,10 +33,11 @@ pub enum Links {
 pub fn open(reference: &str, folder: &Path, links: Links) -> Result<Inventory> {
     let path = locate(reference, folder)?;
     let found = Weights::find(&path, links)?;
+    let paths: Vec<PathBuf> = found.names.iter().map(|name| found.root.join(name)).collect();
+    open_urls(paths.iter().map(PathBuf::as_path))?;
     let mut files = Vec::with_capacity(found.names.len());
     let mut tensors = Vec::new();
-    for name in &found.names {
-        let file_path = found.root.join(name);
+    for (name, file_path) in found.names.iter().zip(paths) {
         check_link(&found.root, &file_path, links)?;
         let (file, mut entries) = read_header(name, file_path)?;
         entries.iter_mut().for_each(|t| t.file = files.len());
@@ -57,23 +62,17 @@ fn says_tied(root: &Path, links: Links) -> Result<bool> {
     Ok(says(&config) || config.as_object().is_some_and(|parts| parts.values().any(says)))
 }
 
-/// The bytes of a file of at most `most` bytes in a model's folder; `None` if there is none.
-pub fn read_small(root: &Path, name: &str, links: Links, most: u64) -> Result<Option<Vec<u8>>> {
-    let path = root.join(name);
-    if path.symlink_metadata().is_err() {
-        return Ok(None);
-    }
-    check_link(root, &path, links)?;
-    read_whole(&path, most).map(Some)
-}
-
-/// The bytes of the regular file at `path`, of at most `most` bytes.
+/// The bytes of the file at `path`, of at most `most` bytes.
 pub fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
     read_known(path, most).map(|(bytes, _)| bytes)
 }
 
 /// The same, and what the file was.
 pub fn read_known(path: &Path, most: u64) -> Result<(Vec<u8>, Identity)> {
+    if is_url(path) {
+        let missing = || Error::InputMissing { path: path.to_owned(), problem: "no such object on the server".into() };
+        return remote::small(path, most)?.ok_or_else(missing);
+    }
     let (file, bytes) = open_regular(path)?;
     let identity = Identity::of(&file, path)?;
     if bytes > most {
@@ -101,6 +100,9 @@ pub fn open_expert(reference: &str, folder: &Path, links: Links) -> Result<Inven
 pub fn split_adapter<'a>(reference: &'a str, folder: &Path) -> Result<Option<(&'a str, &'a str)>> {
     let Some(at_first) = reference.split_once('+') else { return Ok(None) };
     let mut splits = reference.match_indices('+').map(|(at, _)| (&reference[..at], &reference[at + 1..]));
+    if reference.split('+').any(|part| is_url(Path::new(part))) {
+        return Ok(Some(at_first));
+    }
     let of_path = splits.rfind(|(model, _)| !model.is_empty() && folder.join(model).exists());
     if folder.join(reference).exists() {
         let Some((model, adapter)) = of_path.filter(|(_, a)| folder.join(a).join(adapter::CONFIG).exists()) else {
@@ -120,7 +122,10 @@ pub fn split_adapter<'a>(reference: &'a str, folder: &Path) -> Result<Option<(&'
 }
 
 fn locate(reference: &str, folder: &Path) -> Result<PathBuf> {
-    let path = folder.join(reference);
+    let path = joined(folder, reference);
+    if is_url(&path) {
+        return remote::check(&path).map(|()| path);
+    }
     if path.exists() {
         return Ok(path);
     }
@@ -145,7 +150,7 @@ struct Weights {
 
 impl Weights {
     fn find(path: &Path, links: Links) -> Result<Self> {
-        if path.is_dir() {
+        if is_folder(path) {
             return Self::in_folder(path, links);
         }
         let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
@@ -166,11 +171,15 @@ impl Weights {
     }
 
     fn in_folder(root: &Path, links: Links) -> Result<Self> {
-        if root.join(INDEX).exists() {
+        if exists(&root.join(INDEX))? {
             return Self::from_index(root.to_owned(), &root.join(INDEX), links);
         }
-        if root.join(SINGLE).exists() {
+        if exists(&root.join(SINGLE))? {
             return Ok(Self { root: root.to_owned(), names: vec![SINGLE.to_owned()], index: None });
+        }
+        if is_url(root) {
+            let problem = format!("neither {INDEX} nor {SINGLE} is there; name the weight file itself");
+            return Err(Error::InputMissing { path: root.to_owned(), problem });
         }
         let mut names = Vec::new();
         for entry in std::fs::read_dir(root).map_err(Error::io(root, "list the folder"))? {
@@ -202,6 +211,9 @@ impl Weights {
 
 /// Fails if `file`, found under `root`, is a link that leaves it.
 pub fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
+    if is_url(file) {
+        return Ok(());
+    }
     let Ok(real) = std::fs::canonicalize(file) else {
         return Err(Error::InputMissing { path: file.to_owned(), problem: "no such file".into() });
     };
@@ -217,24 +229,28 @@ pub fn check_link(root: &Path, file: &Path, links: Links) -> Result<()> {
 }
 
 pub fn read_header(name: &str, path: PathBuf) -> Result<(FileEntry, Vec<crate::tensor::Entry>)> {
-    let (file, bytes) = open_regular(&path)?;
-    let identity = Some(Identity::of(&file, &path)?);
-    let first = read_range(&file, &path, 0, 8.min(bytes))?;
+    let opened = Handle::opened(&path)?;
+    let identity = opened.identity(&path)?;
+    let bytes = identity.bytes;
+    let first = opened.range(&path, 0, 8.min(bytes))?;
     let first =
         first.try_into().map_err(|_| Error::malformed(&path, format!("{bytes} bytes long; not a safetensors file")))?;
     let length = header_bytes(&path, first, bytes)?;
-    let json = read_range(&file, &path, 8, length)?;
+    let json = opened.range(&path, 8, length)?;
+    opened.forget_front();
     let header = parse_header(&path, &json, bytes)?;
     let header_blake3 = blake3::hash(&json).to_hex().to_string();
+    let identity = Some(identity);
     Ok((FileEntry { name: name.to_owned(), path, bytes, header_blake3, identity }, header.tensors))
 }
 
 /// The header of the safetensors file at `path`, with its length field.
 pub fn header_of(path: &Path) -> Result<Vec<u8>> {
-    let (file, bytes) = open_regular(path)?;
-    let first = read_range(&file, path, 0, 8.min(bytes))?;
+    let opened = Handle::open(path)?;
+    let bytes = opened.identity(path)?.bytes;
+    let first = opened.range(path, 0, 8.min(bytes))?;
     let first = first.try_into().map_err(|_| Error::malformed(path, "not a safetensors file"))?;
-    read_range(&file, path, 0, 8 + header_bytes(path, first, bytes)?)
+    opened.range(path, 0, 8 + header_bytes(path, first, bytes)?)
 }
 
 /// Opens a regular file; anything else (a fifo would hang) is refused before it is opened.

@@ -3,6 +3,7 @@
 use super::checkpoint::{open_regular, read_range};
 use super::files::{Counter, Files};
 use super::header::{header_bytes, parse_header};
+use super::place::refuse_url;
 use crate::container::{
     ENTRY_BYTES, Entry as TableEntry, FILES, HEADER_BYTES, Head, Histogram, INDEX, Index, Kept, Metadata, RestoredFile,
     Tensor, block_count, checksum, histogram_checksum, parse_histogram, payload_name, unpack_section,
@@ -47,6 +48,7 @@ pub fn is_delta(path: &Path) -> bool {
 impl DeltaFile {
     /// Opens `path` and reads header, index and the heads of all payloads.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_url(&path.to_string_lossy(), "a delta file")?;
         let Front { handle, file, metadata, fields, entries } = read_front(path)?;
         let bad = |problem: String| Error::malformed(path, problem);
         if let Some(e) = entries.iter().find(|e| e.dtype != Dtype::U8 || e.shape.len() != 1) {

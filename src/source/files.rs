@@ -1,18 +1,19 @@
 //! The weight files of all models of a merge, open for reading in ranges.
 
-use super::checkpoint::open_regular;
+use super::ahead::{Ahead, Prepared};
+use super::handle::{Handle, check_unchanged};
 use super::mmap;
+use super::remote::Fetched;
 use crate::error::{Error, Result};
 use crate::limits::MAP_MIN_BYTES;
 use crate::tensor::{Expected, Identity};
 use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Deref;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How tensor bytes are read.
+/// How the bytes of files are read. What is under a URL is read over the network whatever this says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Io {
     /// From maps of ranges, each given back after use.
@@ -43,12 +44,13 @@ impl Counter {
 pub struct Files {
     files: Vec<OpenFile>,
     io: Io,
+    ahead: Ahead,
 }
 
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
-    file: File,
+    handle: Handle,
     opened_as: Identity,
 }
 
@@ -57,13 +59,19 @@ impl Files {
     pub fn open<'a>(paths: impl Iterator<Item = (&'a Path, Expected)>, io: Io) -> Result<Self> {
         raise_open_file_limit();
         let files = paths.map(|(path, expected)| OpenFile::open(path, expected)).collect::<Result<_>>()?;
-        Ok(Self { files, io })
+        Ok(Self { files, io, ahead: Ahead::default() })
     }
 
-    /// Starts bringing a range into memory, so that [`Files::span`] does not wait for the disk.
-    pub fn prepare(&self, file: usize, offset: u64, bytes: usize) {
-        if let Some(length) = std::num::NonZeroU64::new(bytes as u64) {
-            let _ = rustix::fs::fadvise(&self.files[file].file, offset, Some(length), rustix::fs::Advice::WillNeed);
+    /// Starts bringing a range into memory, so that [`Files::span`] does not wait for the disk or the network. What comes
+    /// over the network stays in memory as long as the returned value.
+    pub fn prepare(&self, file: usize, offset: u64, bytes: usize) -> Option<Prepared<'_>> {
+        let length = std::num::NonZeroU64::new(bytes as u64)?;
+        match &self.files[file].handle {
+            Handle::File(open) => {
+                let _ = rustix::fs::fadvise(open, offset, Some(length), rustix::fs::Advice::WillNeed);
+                None
+            }
+            Handle::Object(object) => Some(self.ahead.start(object, file, offset, bytes)),
         }
     }
 
@@ -78,8 +86,16 @@ impl Files {
     ) -> Result<Span<'a>> {
         counter.add(bytes as u64);
         let f = &self.files[file];
-        if self.io == Io::Mmap && bytes >= MAP_MIN_BYTES {
-            return mmap::map(&f.file, &f.path, offset, bytes).map(Span::Mapped);
+        match &f.handle {
+            Handle::File(open) if self.io == Io::Mmap && bytes >= MAP_MIN_BYTES => {
+                return mmap::map(open, &f.path, offset, bytes).map(Span::Mapped);
+            }
+            Handle::File(_) => {}
+            Handle::Object(_) => {
+                if let Some(fetched) = self.ahead.bytes(file, offset, bytes) {
+                    return fetched.map(Span::Fetched);
+                }
+            }
         }
         f.read(offset, bytes, buffer)?;
         Ok(Span::Read(buffer))
@@ -87,12 +103,13 @@ impl Files {
 
     /// A map of a range, counted in `counter`; `None` where files are not mapped.
     pub fn map(&self, file: usize, offset: u64, bytes: usize, counter: &Counter) -> Result<Option<Mapped>> {
+        let f = &self.files[file];
+        let Handle::File(open) = &f.handle else { return Ok(None) };
         if self.io != Io::Mmap {
             return Ok(None);
         }
         counter.add(bytes as u64);
-        let f = &self.files[file];
-        mmap::map(&f.file, &f.path, offset, bytes).map(Some)
+        mmap::map(open, &f.path, offset, bytes).map(Some)
     }
 
     /// The bytes of a range, read into `buffer` however files are read: for ranges so small that a map would cost more.
@@ -104,15 +121,21 @@ impl Files {
         buffer: &'a mut Vec<u8>,
         counter: &Counter,
     ) -> Result<&'a [u8]> {
-        counter.add(bytes as u64);
-        self.files[file].read(offset, bytes, buffer)?;
+        buffer.resize(bytes, 0);
+        self.fill(file, offset, buffer, counter)?;
         Ok(buffer)
     }
 
     /// Fills `out` with what stands at `offset`, counted in `counter`.
     pub fn fill(&self, file: usize, offset: u64, out: &mut [u8], counter: &Counter) -> Result<()> {
         counter.add(out.len() as u64);
-        self.files[file].fill(offset, out)
+        let f = &self.files[file];
+        if matches!(f.handle, Handle::Object(_))
+            && let Some(fetched) = self.ahead.bytes(file, offset, out.len())
+        {
+            return fetched.map(|bytes| out.copy_from_slice(&bytes));
+        }
+        f.handle.fill(&f.path, offset, out)
     }
 
     /// What tells each file from a changed one: inode, length, times of the last change of content and of state.
@@ -124,9 +147,12 @@ impl Files {
         self.files.iter().map(|f| of(&f.opened_as)).collect()
     }
 
-    /// The file itself, for copies inside the kernel.
-    pub fn file(&self, file: usize) -> &File {
-        &self.files[file].file
+    /// The file itself, for copies inside the kernel; `None` if it is not one of this machine.
+    pub fn file(&self, file: usize) -> Option<&File> {
+        match &self.files[file].handle {
+            Handle::File(open) => Some(open),
+            Handle::Object(_) => None,
+        }
     }
 
     /// The path it was opened by.
@@ -136,64 +162,27 @@ impl Files {
 
     /// Fails if any file is no longer the one that was opened.
     pub fn check_unchanged(&self) -> Result<()> {
-        for f in &self.files {
-            let now = Identity::of(&f.file, &f.path)?;
-            let at_path = std::fs::metadata(&f.path).map(|m| (m.dev(), m.ino())).ok();
-            let what = if now.bytes != f.opened_as.bytes {
-                format!("{} bytes before, {} now", f.opened_as.bytes, now.bytes)
-            } else if now != f.opened_as {
-                "its times differ".to_owned()
-            } else if at_path != Some((now.device, now.inode)) {
-                "another file took its name".to_owned()
-            } else {
-                continue;
-            };
-            return Err(Error::InputChanged { path: f.path.clone(), what });
-        }
-        Ok(())
+        check_unchanged(self.files.iter().map(|f| (&f.handle, f.path.as_path(), &f.opened_as)))
     }
 }
 
 impl OpenFile {
     fn read(&self, offset: u64, bytes: usize, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.resize(bytes, 0);
-        self.fill(offset, buffer)
-    }
-
-    fn fill(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(out, offset).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::InputChanged { path: self.path.clone(), what: "it became shorter".into() }
-            }
-            _ => Error::io(&self.path, "read")(e),
-        })
+        self.handle.fill(&self.path, offset, buffer)
     }
 
     fn open(path: &Path, expected: Expected) -> Result<Self> {
-        let (file, _) = open_regular(path)?;
-        let opened_as = Identity::of(&file, path)?;
+        let handle = Handle::opened(path)?;
+        let opened_as = handle.identity(path)?;
         let what = if opened_as.bytes != expected.bytes {
             format!("{} bytes when its header was read, {} now", expected.bytes, opened_as.bytes)
         } else if expected.identity.is_some_and(|i| i != opened_as) {
             "since its header was read".to_owned()
         } else {
-            return Ok(Self { path: path.to_owned(), file, opened_as });
+            return Ok(Self { path: path.to_owned(), handle, opened_as });
         };
         Err(Error::InputChanged { path: path.to_owned(), what })
-    }
-}
-
-impl Identity {
-    /// Of an open file.
-    pub(super) fn of(file: &File, path: &Path) -> Result<Self> {
-        let m = file.metadata().map_err(Error::io(path, "read the state"))?;
-        Ok(Self {
-            device: m.dev(),
-            inode: m.ino(),
-            bytes: m.len(),
-            modified: (m.mtime(), m.mtime_nsec()),
-            changed: (m.ctime(), m.ctime_nsec()),
-        })
     }
 }
 
@@ -214,6 +203,8 @@ pub enum Span<'a> {
     Mapped(Mmap),
     /// A buffer that the range was read into.
     Read(&'a [u8]),
+    /// What came over the network.
+    Fetched(Fetched),
 }
 
 impl Deref for Span<'_> {
@@ -223,6 +214,7 @@ impl Deref for Span<'_> {
         match self {
             Self::Mapped(map) => map,
             Self::Read(bytes) => bytes,
+            Self::Fetched(bytes) => bytes,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Dtype;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One model as its headers describe it. Offsets and lengths are proven to lie inside the files.
 #[derive(Clone, Debug)]
@@ -60,6 +60,12 @@ pub struct Expected {
     pub bytes: u64,
     /// All else, where it is known.
     pub identity: Option<Identity>,
+}
+
+/// Whether a model's place is a URL: `s3://bucket/folder`, `https://host/folder`.
+pub fn is_url(place: &Path) -> bool {
+    let scheme = place.to_str().and_then(|p| p.split_once("://")).map_or("", |(scheme, _)| scheme);
+    !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'))
 }
 
 impl FileEntry {

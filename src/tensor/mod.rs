@@ -9,7 +9,7 @@ mod size;
 
 pub use dtype::Dtype;
 pub use inventory::{
-    Coded, Entry, Expected, Factor, FileEntry, Identity, Inventory, Link, Lossy, LowRank, Payload, Statistics,
+    Coded, Entry, Expected, Factor, FileEntry, Identity, Inventory, Link, Lossy, LowRank, Payload, Statistics, is_url,
 };
 pub use name::{Position, position};
 pub use size::{Bytes, parse_size};

@@ -5,6 +5,8 @@
 pub mod bench;
 pub mod folder;
 pub mod parts;
+#[cfg(feature = "remote")]
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::fs;

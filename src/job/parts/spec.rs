@@ -10,9 +10,8 @@ use crate::mask::Eta;
 use crate::plan::{Border, Options, Partitions, Plan, PlannedFile};
 use crate::recipe::Stages;
 use crate::sink::{Named, Staging};
-use crate::source::Links;
+use crate::source::{Handle, Links, open_urls, tag};
 use serde::{Deserialize, Serialize};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What is asked of a plan in parts.
@@ -62,8 +61,11 @@ pub struct Spec {
 pub struct Input {
     pub path: String,
     pub bytes: u64,
-    /// Seconds and nanoseconds.
+    /// Seconds and nanoseconds; under a URL, a hash of `tag`.
     pub modified: (i64, i64),
+    /// What the server called this state of it, under a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// Plans the merge, cuts it into parts, and writes `plan.json` into the folder `out`. Returns the plan and its parts.
@@ -98,7 +100,7 @@ pub fn write(asked: &Asked, out: &Path) -> Result<(Plan, Partitions, PathBuf)> {
     let parts = Partitions::balanced(&plan, asked.parts, !ranks_model(&plan)?);
     let input = |f: &PlannedFile| {
         let modified = f.expected.identity.map_or((0, 0), |i| i.modified);
-        Ok(Input { path: text(&f.path)?, bytes: f.bytes, modified })
+        Ok(Input { path: text(&f.path)?, bytes: f.bytes, modified, tag: tag(&f.path) })
     };
     spec.plan_id.clone_from(&plan.id);
     spec.inputs = plan.files.iter().map(input).collect::<Result<_>>()?;
@@ -185,15 +187,17 @@ impl Spec {
 
     /// Fails if an input is not there, or not as it was planned.
     pub fn check_inputs(&self) -> Result<()> {
+        open_urls(self.inputs.iter().map(|i| Path::new(&i.path)))?;
         for input in &self.inputs {
             let path = PathBuf::from(&input.path);
-            let meta = std::fs::metadata(&path)
-                .map_err(|e| Error::InputMissing { path: path.clone(), problem: format!("cannot be read: {e}") })?;
-            let modified = (meta.mtime(), meta.mtime_nsec());
-            let what = if meta.len() != input.bytes {
-                format!("{} bytes when it was planned, {} now", input.bytes, meta.len())
-            } else if modified != input.modified {
-                "it was written to since it was planned".to_owned()
+            let now = Handle::opened(&path)?.identity(&path)?;
+            let what = if now.bytes != input.bytes {
+                format!("{} bytes when it was planned, {} now", input.bytes, now.bytes)
+            } else if now.modified != input.modified {
+                match (&input.tag, tag(&path)) {
+                    (Some(then), Some(now)) => format!("{then} when it was planned, {now} now"),
+                    _ => "it was written to since it was planned".to_owned(),
+                }
             } else {
                 continue;
             };

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod kills;
+mod kinds;
 
 use assert_cmd::Command;
+use common::folder::Folder;
 use common::parts::{Parts, assert_same_output, forget};
 use common::{Model, Random, diff_run, merge, options, tree};
 use std::fs;
@@ -67,31 +71,24 @@ fn one_process(text: &str, folder: &Path, out: &Path, options: Options) {
     merge(Recipe::parse(text).unwrap(), folder, out, Options { delta: false, ..options }, Io::Mmap).unwrap();
 }
 
-struct Bench(tempfile::TempDir);
+/// A folder with the family.
+fn bench() -> Folder {
+    let bench = Folder::new();
+    family(bench.0.path());
+    bench
+}
 
-impl Bench {
-    fn new() -> Self {
-        let bench = Self(tempfile::tempdir().unwrap());
-        family(bench.0.path());
-        bench
-    }
+/// A planned run of TIES over the whole model, with LwPTV.
+fn planned(bench: &Folder, name: &str, parts: usize) -> Parts {
+    let text = recipe("ties", RECIPES[1].1, "eta: 0.4");
+    Parts::plan(&text, bench.0.path(), &bench.path(name), parts, options()).unwrap()
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A planned run of TIES over the whole model, with LwPTV.
-    fn planned(&self, name: &str, parts: usize) -> Parts {
-        let text = recipe("ties", RECIPES[1].1, "eta: 0.4");
-        Parts::plan(&text, self.0.path(), &self.path(name), parts, options()).unwrap()
-    }
-
-    /// What one process makes of the same.
-    fn expected(&self) -> PathBuf {
-        let out = self.path("expected");
-        one_process(&recipe("ties", RECIPES[1].1, "eta: 0.4"), self.0.path(), &out, options());
-        out
-    }
+/// What one process makes of the same.
+fn expected(bench: &Folder) -> PathBuf {
+    let out = bench.path("expected");
+    one_process(&recipe("ties", RECIPES[1].1, "eta: 0.4"), bench.0.path(), &out, options());
+    out
 }
 
 /// The error's exit code, and its message, which must hold these words.
@@ -105,7 +102,7 @@ fn refused<T: std::fmt::Debug>(result: taskvec::Result<T>, code: u8, words: &[&s
 
 #[test]
 fn every_number_of_parts_in_any_order_gives_the_bytes_of_one_process() {
-    let bench = Bench::new();
+    let bench = bench();
     let (folder, run) = (bench.0.path(), bench.path("run"));
     for (method, parameters) in RECIPES {
         for lwptv in ["", "eta: 0.4"] {
@@ -127,7 +124,7 @@ fn every_number_of_parts_in_any_order_gives_the_bytes_of_one_process() {
 
 #[test]
 fn a_large_tensor_is_cut_and_one_whose_statistics_are_its_own_is_not() {
-    let bench = Bench::new();
+    let bench = bench();
     let borders = |text: &str| {
         let run = bench.path("run");
         Parts::plan(text, bench.0.path(), &run, 2, options()).unwrap();
@@ -144,7 +141,7 @@ fn a_large_tensor_is_cut_and_one_whose_statistics_are_its_own_is_not() {
 
 #[test]
 fn delta_files_are_inputs_like_others() {
-    let bench = Bench::new();
+    let bench = bench();
     let base = bench.path("base").display().to_string();
     for name in ["a", "b", "c"] {
         let (model, tvd) = (bench.path(name).display().to_string(), bench.path(&format!("{name}.tvd")));
@@ -163,8 +160,8 @@ fn delta_files_are_inputs_like_others() {
 
 #[test]
 fn a_part_may_run_again_and_twice_at_once() {
-    let bench = Bench::new();
-    let run = bench.planned("run", 4);
+    let bench = bench();
+    let run = planned(&bench, "run", 4);
     assert!(matches!(run.survey(1, Some(1)).unwrap(), PartDone::Now { .. }));
     assert_eq!(run.survey(1, Some(1)).unwrap(), PartDone::Before);
     run.run_until(Next::Merge, &mut Random(2));
@@ -176,13 +173,13 @@ fn a_part_may_run_again_and_twice_at_once() {
     });
     assert_eq!(run.merge(2).unwrap(), PartDone::Before);
     run.commit().unwrap();
-    assert_same_output(&run.model(), &bench.expected(), "parts at once");
+    assert_same_output(&run.model(), &expected(&bench), "parts at once");
 }
 
 #[test]
 fn lost_parts_are_listed_and_nothing_is_published_without_them() {
-    let bench = Bench::new();
-    let run = bench.planned("run", 5);
+    let bench = bench();
+    let run = planned(&bench, "run", 5);
     refused(run.merge(0), 75, &["round 1", "not reduced"]);
     refused(run.survey(0, Some(2)), 75, &["round 1"]);
     run.survey(0, None).unwrap();
@@ -199,13 +196,13 @@ fn lost_parts_are_listed_and_nothing_is_published_without_them() {
     assert!(matches!(run.merge(2).unwrap(), PartDone::Now { .. }));
     run.merge(4).unwrap();
     run.commit().unwrap();
-    assert_same_output(&run.model(), &bench.expected(), "parts that were lost and made again");
+    assert_same_output(&run.model(), &expected(&bench), "parts that were lost and made again");
 }
 
 #[test]
 fn files_of_another_plan_are_refused_and_named() {
-    let bench = Bench::new();
-    let (run, other) = (bench.planned("run", 3), bench.planned("other", 3));
+    let bench = bench();
+    let (run, other) = (planned(&bench, "run", 3), planned(&bench, "other", 3));
     let text = recipe("ties", "scope: model, density: 0.3", "eta: 0.4");
     forget(&other.0);
     let other = Parts::plan(&text, bench.0.path(), &other.0, 3, options()).unwrap();
@@ -232,8 +229,8 @@ fn files_of_another_plan_are_refused_and_named() {
 
 #[test]
 fn a_damaged_piece_is_found_and_can_be_made_again() {
-    let bench = Bench::new();
-    let run = bench.planned("run", 3);
+    let bench = bench();
+    let run = planned(&bench, "run", 3);
     run.run_until(Next::Commit, &mut Random(6));
     let piece = run.0.join("parts/merge-00001-00000.piece");
     let mut bytes = fs::read(&piece).unwrap();
@@ -245,13 +242,13 @@ fn a_damaged_piece_is_found_and_can_be_made_again() {
     assert_eq!((run.status().next, run.status().missing), (Next::Merge, vec![1]));
     run.merge(1).unwrap();
     run.commit().unwrap();
-    assert_same_output(&run.model(), &bench.expected(), "a piece that was damaged and made again");
+    assert_same_output(&run.model(), &expected(&bench), "a piece that was damaged and made again");
 }
 
 #[test]
 fn of_commits_at_once_one_publishes_and_later_ones_change_nothing() {
-    let bench = Bench::new();
-    let run = bench.planned("run", 2);
+    let bench = bench();
+    let run = planned(&bench, "run", 2);
     run.run_until(Next::Commit, &mut Random(7));
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| run.commit())).collect();
@@ -265,15 +262,15 @@ fn of_commits_at_once_one_publishes_and_later_ones_change_nothing() {
     assert_eq!(run.commit().unwrap(), Committed::Before(run.model()));
     assert_eq!(run.merge(0).unwrap(), PartDone::Before);
     assert!(tree(&run.model()) == before);
-    assert_same_output(&run.model(), &bench.expected(), "commits at once");
+    assert_same_output(&run.model(), &expected(&bench), "commits at once");
     let pieces = fs::read_dir(run.0.join("parts")).unwrap().map(|e| e.unwrap().path());
     assert_eq!(pieces.filter(|p| p.extension().is_some_and(|x| x == "piece")).count(), 0, "pieces are removed");
 }
 
 #[test]
 fn inputs_that_changed_since_the_plan_are_refused() {
-    let bench = Bench::new();
-    let run = bench.planned("run", 2);
+    let bench = bench();
+    let run = planned(&bench, "run", 2);
     let file = bench.path("b/model.safetensors");
     let (bytes, time) = (fs::read(&file).unwrap(), fs::metadata(&file).unwrap().modified().unwrap());
     let touched = fs::File::options().write(true).open(&file).unwrap();
@@ -295,7 +292,7 @@ fn inputs_that_changed_since_the_plan_are_refused() {
 
 #[test]
 fn what_cannot_be_cut_into_parts_is_refused_before_anything_is_written() {
-    let bench = Bench::new();
+    let bench = bench();
     let run = bench.path("run");
     let plan = |text: &str, parts| Parts::plan(text, bench.0.path(), &run, parts, options()).map(|_| ());
     let staged = format!(
@@ -357,7 +354,7 @@ fn parts_of_a_terabyte_differ_by_less_than_5_percent() {
 
 #[test]
 fn stages_are_commands_and_schedulers_name_the_part() {
-    let bench = Bench::new();
+    let bench = bench();
     fs::write(bench.path("recipe.yml"), recipe("task_arithmetic", "weight: 0.3", "eta: 0.4")).unwrap();
     let run = |arguments: &[&str], variable: Option<(&str, &str)>| {
         let mut command = Command::cargo_bin("taskvec").unwrap();
