@@ -225,6 +225,17 @@ pub struct RecipeArgs {
     pub follow_links: bool,
 }
 
+/// How the inputs of several merges are read.
+#[derive(Debug, Args)]
+pub struct InputArgs {
+    /// Do not hash the inputs while they are read.
+    #[arg(long)]
+    pub no_input_hashes: bool,
+    /// Follow links that leave a model's folder.
+    #[arg(long)]
+    pub follow_links: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct LimitArgs {
     /// Peak memory, mapped pages included: 512MiB, 2GB [default: 1GiB, or 3/4 of what machine, cgroup and ulimit allow].

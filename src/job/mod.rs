@@ -10,9 +10,11 @@ mod delta;
 mod diff;
 mod done;
 mod fused;
+mod keys;
 mod known;
 mod machine;
 mod memo;
+mod moved;
 mod noted;
 mod output;
 mod parts;
@@ -30,7 +32,7 @@ mod tokens;
 mod verify;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
-pub use batch::{BatchRun, End, Event, JobResult, batch};
+pub use batch::{BatchRun, End, Event, Events, JobResult, batch};
 pub use compare::{CompareRun, compare};
 pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
@@ -49,17 +51,19 @@ pub use sweep::{Point, Setting, SweepRun, sweep};
 pub use verify::check_output;
 
 use crate::error::{Error, Result};
-use crate::limits::{COEFFICIENTS_MAX_BYTES, RECIPE_MAX_BYTES};
+use crate::kernel::Change;
+use crate::limits::{COEFFICIENTS_MAX_BYTES, MEMO_ENTRIES_MAX, RECIPE_MAX_BYTES};
 use crate::method::Method;
-use crate::pass::{Action, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Stop};
+use crate::pass::{Action, Copied, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Stop};
 use crate::plan::{Options, Plan};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
-use crate::sink::{DeltaSink, Existing, Shards, StagedFile, Staging, Told, Unfinished, WrittenTensor};
-use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
+use crate::sink::{DeltaSink, Existing, Hashes, Shards, StagedFile, Staging, Told, Unfinished, WrittenTensor};
+use crate::source::{self, Files, Io, Links, PieceHash, RangeHash, is_delta, open_chain};
 use crate::tensor::{Bytes, Inventory};
 use assign::{assign, survey};
 use memo::Computed;
+use moved::{Moved, Mover};
 use noted::NotedMerge;
 use resume::{Past, Record};
 use std::path::Path;
@@ -240,7 +244,8 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>, 
             aside.into_iter().chain(masks).try_for_each(StagedFile::publish)?;
             tracing::info!("published {}", out.display());
             if let Some(memo) = memo {
-                memo.published(plan, out, computed);
+                let inside = out.join(delta::NAME);
+                memo.published(plan, out, run.delta.unwrap_or(&inside), computed);
             }
             Ok(report)
         }
@@ -286,17 +291,19 @@ fn fill(
     *record = opened;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
     past.restore_inputs(&mut engine);
-    memo.iter().for_each(|m| m.recall(plan, &mut engine, &mut past));
+    let looked = memo.map(|m| m.recall(plan, &mut engine, &mut past)).transpose()?.flatten();
 
     let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
+    if !past.sums.is_empty() {
+        engine.hold();
+    }
     let scoring = Scoring::gather(plan, &engine, &past, record.as_mut())?;
+    engine.hold_no_more();
     engine.set_elements(scoring.elements.clone());
     let (mut works, mut actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
-    let mut computed =
-        memo.map_or_else(Vec::new, |m| m.reuse(plan, &mut engine, method.as_ref(), &mut works, &mut actions));
-    let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
+    let mut runs: Vec<PassRun> = looked.into_iter().chain(averaged).chain(scoring.runs.iter().cloned()).collect();
 
     let delta_path = aside.map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
     let mut target = Output::open(plan, staging, &actions, &delta_path, (&mut past, record.as_mut()), &mut runs)?;
@@ -309,8 +316,18 @@ fn fill(
     let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
     let mut tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
     tensor_hashes.iter_mut().for_each(|hashes| past.restore_tensors(plan, hashes));
+    let mut moved = Moved::default();
+    if let Some(memo) = memo {
+        let mover = Mover { plan, progress: run.progress, stop: run.stop, paranoid: run.read_back };
+        let (assigned, made) = ((&mut works[..], &mut actions[..]), (&mut target, &mut tensor_hashes));
+        moved = mover.take(memo, &mut engine, method.as_ref(), assigned, made, &past)?;
+        runs.extend(moved.run.take());
+    }
     let mut outcome = Outcome::new(plan.tensors.len());
     outcome.changes = past.changes(plan.tensors.len());
+    outcome.bytes_written = moved.bytes;
+    moved.changes.iter().for_each(|(&t, change)| outcome.changes[t] = *change);
+    let ranges = memo.filter(|_| plan.masks.is_none() && plan.tensors.len() <= MEMO_ENTRIES_MAX).map(|_| ranges(plan));
     // Waves are runs of the plan's tensors, in order: so the delta's runs of blocks come in tensor order.
     for wave in &plan.waves.runs {
         let first = wave.start.max(past.tensors);
@@ -328,6 +345,7 @@ fn fill(
             hash: &hash,
             written: &target.written,
             tensor_hashes: tensor_hashes.as_ref(),
+            ranges: ranges.as_deref(),
         };
         let mut noted = NotedMerge {
             record: record.as_mut(),
@@ -336,6 +354,7 @@ fn fill(
             delta: target.delta.as_mut(),
             hashes: tensor_hashes.as_ref(),
             written: &target.written,
+            moved: &moved.changes,
             first,
         };
         let merged = engine.merge(&merge, &target.shards, &mut noted);
@@ -344,7 +363,8 @@ fn fill(
     }
     let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
     let (record, delta) = (record.as_mut(), target.delta.as_mut());
-    NotedMerge { record, engine: &engine, shards, delta, hashes, written, first: 0 }.finish()?;
+    NotedMerge { record, engine: &engine, shards, delta, hashes, written, moved: &moved.changes, first: 0 }.finish()?;
+    target.delta.as_mut().map_or(Ok(()), |delta| delta.end_before(plan.tensors.len()))?;
     let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
@@ -353,9 +373,11 @@ fn fill(
     runs.extend((rest.bytes_read > 0).then_some(rest));
     files.check_unchanged()?;
     engine.reused().check_unchanged()?;
+    moved.check_unchanged()?;
     run.stop.check()?;
-    memo.iter().for_each(|m| m.learn(plan, &files, &scoring, input_hashes.as_deref()));
-    computed.iter_mut().for_each(|c| c.change = outcome.changes[c.tensor]);
+    let keys = memo.map(|m| m.learn(plan, &engine, &scoring, method.as_ref(), input_hashes.as_deref()));
+    let known = Known { actions: &actions, changes: &outcome.changes, moved: &moved, ranges: ranges.as_deref() };
+    let computed = keys.map_or_else(Vec::new, |keys| known.computed(plan, keys, hashes.as_deref(), delta.as_ref()));
 
     fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);
     let made = output::Made {
@@ -378,12 +400,59 @@ fn fill(
         stages,
         start,
         resume_id: Some(resume::id(&first)),
+        moved: (moved.bytes, moved.unread),
     };
     let report = made.write(staging)?;
     if run.read_back {
         verify::read_back(staging.folder(), &report.outputs)?;
     }
     Ok(Filled { report, computed })
+}
+
+/// By tensor: to be told what the hash of its shard knows of it.
+fn ranges(plan: &Plan) -> Vec<PieceHash> {
+    plan.tensors.iter().map(|t| PieceHash::new(plan.shards[t.shard].file_bytes())).collect()
+}
+
+/// What is known of the tensors of an output.
+struct Known<'a> {
+    actions: &'a [Action],
+    changes: &'a [Option<Change>],
+    moved: &'a Moved,
+    ranges: Option<&'a [PieceHash]>,
+}
+
+impl Known<'_> {
+    /// What other merges may take of it, and where it is.
+    fn computed(
+        &self,
+        plan: &Plan,
+        keys: Vec<(usize, keys::Key)>,
+        hashes: Option<&[Hashes]>,
+        delta: Option<&DeltaSink>,
+    ) -> Vec<Computed> {
+        let one = |(tensor, key): (usize, keys::Key)| {
+            let t = &plan.tensors[tensor];
+            let fresh = || RangeHash::of(&self.ranges?[tensor], t.offset..t.offset + t.bytes());
+            let hash = |hex: &String| blake3::Hash::from_hex(hex).ok();
+            let of_tensor = hashes.map(|h| &h[tensor]);
+            let base = of_tensor.and_then(|h| hash(h.base.as_ref()?));
+            let coded = delta.zip(base).and_then(|(delta, base)| {
+                Some((delta.header_bytes(), delta.written(tensor..tensor + 1).pop()?, base))
+            });
+            let moved = self.moved.ranges.get(&tensor);
+            Computed {
+                tensor,
+                key,
+                reused: moved.is_some() || self.actions[tensor].copied == Copied::Reused,
+                change: self.changes[tensor],
+                range: moved.cloned().or_else(fresh),
+                hash: of_tensor.and_then(|h| hash(&h.result)),
+                coded,
+            }
+        };
+        keys.into_iter().map(one).collect()
+    }
 }
 
 /// A file of masks beside the output: inside it, it would be taken for weights.

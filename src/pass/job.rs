@@ -19,6 +19,13 @@ pub struct Work {
     pub only: Option<Range<u64>>,
 }
 
+impl Work {
+    /// Whether it has nothing to go over: its tensor is there.
+    pub fn is_empty(&self) -> bool {
+        self.only.as_ref().is_some_and(Range::is_empty)
+    }
+}
+
 /// Index into the plan's sources.
 pub type Source = usize;
 
@@ -154,6 +161,9 @@ impl Engine<'_> {
     /// Brings a job's ranges into memory; runs on the reader's thread.
     pub(super) fn prepare(&self, works: &[Work], job: &Job) {
         let mut ranges: Vec<_> = job.tiles.iter().flat_map(|tile| self.ranges(&works[tile.work], tile)).collect();
+        ranges.retain(|&(file, offset, bytes)| {
+            self.held.as_ref().is_none_or(|h| !h.has(file, offset..offset + bytes as u64))
+        });
         ranges.sort_unstable();
         // Small tensors lie side by side: one call for all of them.
         let touch = |a: &(usize, u64, usize), b: &(usize, u64, usize)| a.0 == b.0 && a.1 + a.2 as u64 == b.1;

@@ -13,6 +13,7 @@ mod hub;
 mod index;
 mod mmap;
 mod piece_hash;
+mod range_hash;
 mod ranges;
 
 /// Whether each reader has a fault, for tests/fuzz to find.
@@ -25,4 +26,5 @@ pub use files::{Counter, Files, Io, Mapped, Span};
 pub use header::{Header, parse_header};
 pub use index::parse_index;
 pub use piece_hash::{HashState, Hashed, PieceHash};
+pub use range_hash::RangeHash;
 pub use ranges::Ranges;
