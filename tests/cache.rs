@@ -10,6 +10,15 @@ use common::folder::Folder;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use taskvec::Error;
+use taskvec::job::{self, Memo, Run};
+use taskvec::pass::{Progress, Stop};
+use taskvec::plan::Options;
+use taskvec::recipe::Stages;
+use taskvec::sink::{Existing, Unfinished};
+use taskvec::source::{Io, Links};
 
 const EXPERTS: u64 = 4;
 const TENSORS: u64 = 20;
@@ -260,6 +269,66 @@ fn bytes_that_changed_under_an_unchanged_file_are_noticed_by_paranoid_and_by_ver
     damage_unseen(&bench);
     bench.merge("out", &CACHED);
     assert_eq!(bench.verify(), 76);
+}
+
+/// Asks for a stop after so many steps.
+struct StopAfter(AtomicUsize, Stop);
+
+impl Progress for StopAfter {
+    fn begin(&self, _pass: &str, _bytes: u64) {}
+    fn advance(&self, _bytes: u64) {
+        if self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.1.0.store(15, Ordering::Relaxed);
+        }
+    }
+    fn end(&self) {}
+}
+
+/// Merges with the cache in this process, noting every tensor, and stops after so many steps. Whether the output is whole.
+fn merge_some(bench: &Bench, steps: usize) -> bool {
+    let recipe = fs::read_to_string(bench.0.path("r.yml")).unwrap();
+    let plan = |memory_bytes| {
+        let options = Options { memory_bytes, threads: 1, memo: true, hold: true, ..Options::default() };
+        let stages = Stages::parse(&recipe).unwrap();
+        job::plan_stages(stages, bench.0.0.path(), Links::Inside, options, &bench.0.path("out"))
+    };
+    let plan = match plan(1) {
+        Err(Error::BudgetTooSmall { needed, .. } | Error::DeltaBudgetTooSmall { needed, .. }) => plan(needed.0).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let stop = Stop::default();
+    let progress = StopAfter(AtomicUsize::new(steps), stop.clone());
+    let run = Run {
+        io: Io::Pread,
+        links: Links::Inside,
+        delta: None,
+        masks: None,
+        hash_inputs: true,
+        existing: Existing::Replace,
+        unfinished: Unfinished::Resume,
+        read_back: false,
+        journal: Some(Duration::ZERO),
+        progress: &progress,
+        stop: &stop,
+    };
+    let memo = Memo::open(&bench.0.path("cache")).unwrap();
+    let merged = plan.merge_knowing(&bench.0.path("out"), &run, Some(&memo));
+    merged.inspect_err(|e| assert_eq!(e.exit_code(), 143, "{e}")).is_ok()
+}
+
+#[test]
+fn a_merge_with_a_cache_goes_on_where_it_was_stopped_to_the_bytes_of_a_full_run() {
+    let bench = Bench::new(Layout::One, 3_000);
+    assert!(merge_some(&bench, usize::MAX));
+    let mut stopped = 0;
+    for steps in [1, 12, 18, 21, 23, 25, 27] {
+        let tensors: Vec<usize> = (0..TENSORS as usize).filter(|t| t % 7 == steps % 7).collect();
+        bench.write(2, Layout::One, &changed(2, 3_000, &tensors));
+        stopped += usize::from(!merge_some(&bench, steps));
+        assert!(merge_some(&bench, usize::MAX));
+        bench.check(&[]);
+    }
+    assert!(stopped > 4, "{stopped}");
 }
 
 #[test]

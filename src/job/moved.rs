@@ -15,10 +15,8 @@ use crate::method::Method;
 use crate::pass::{Action, Copied, Engine, PassRun, Progress, Reused, ReusedTensor, Stop, Target as _, TensorHashes, Work};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, Io, PieceHash, RangeHash};
-use crate::tensor::Expected;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -250,8 +248,7 @@ fn give(known: &RangeHash, files: &Files, file: usize, shard: &PieceHash, counte
 fn open(found: &BTreeMap<usize, Made>) -> Sources {
     // The same path may have been other files at other times.
     let mut known: Vec<(Seen, Option<usize>)> = Vec::new();
-    let mut opened: Vec<(&Path, Expected)> = Vec::new();
-    let mut index_of = |seen: &'_ Seen| -> Option<usize> {
+    let mut index_of = |seen: &Seen| -> Option<usize> {
         if let Some((_, index)) = known.iter().find(|(file, _)| **file == **seen) {
             return *index;
         }
@@ -263,8 +260,8 @@ fn open(found: &BTreeMap<usize, Made>) -> Sources {
     let weights = found.iter().filter_map(|(&t, made)| Some((t, index_of(&made.file)?))).collect();
     let coded = found.iter().filter_map(|(&t, made)| Some((t, made.coded.as_ref()?)));
     let deltas = coded.filter_map(|(t, coded)| Some((t, index_of(&coded.file)?))).collect();
-    opened.extend(known.iter().filter(|(_, index)| index.is_some()).map(|(seen, _)| (seen.0.as_path(), seen.1)));
-    match Files::open(opened.into_iter(), Io::Pread) {
+    let opened = known.iter().filter(|(_, index)| index.is_some()).map(|(seen, _)| (seen.0.as_path(), seen.1));
+    match Files::open(opened, Io::Pread) {
         Ok(files) => Sources { files, weights, deltas },
         Err(_) => Sources::none(),
     }
