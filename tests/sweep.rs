@@ -8,7 +8,6 @@ use common::Model;
 use common::folder::Folder;
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
 
 struct Bench(Folder);
 

@@ -8,14 +8,16 @@ use super::keys::Keys;
 use super::memo::{Made, Memo, Seen};
 use super::resume::Past;
 use super::{Output, delta};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Change;
 use crate::limits::COPY_BYTES;
 use crate::method::Method;
 use crate::pass::{Action, Copied, Engine, PassRun, Progress, Reused, ReusedTensor, Stop, Target as _, TensorHashes, Work};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, Io, PieceHash, RangeHash};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -75,14 +77,23 @@ impl Mover<'_> {
         let keys = Keys::new(self.plan, engine);
         let found = memo.find(&keys, method, works, actions);
         let sources = open(&found);
-        let fits = |t: usize, made: &Made| self.fits((t, made), actions, &keys, &sources) && t >= past.tensors;
-        let movable: Vec<(usize, &Made)> = found.iter().map(|(&t, made)| (t, made)).filter(|(t, m)| fits(*t, m)).collect();
+        let fits = |t: &usize, made: &Made| *t >= past.tensors && self.fits((*t, made), actions, &keys, &sources);
+        let movable = found.iter().filter(|(t, made)| fits(t, made)).map(|(&t, made)| (t, made));
+        // What an interrupted run has moved is there, as the journal knows.
+        let missing = |t: usize| target.written[self.plan.tensors[t].shard].missing_of(self.range(t));
+        let (there, mut movable): (Vec<_>, Vec<_>) = movable.partition(|(t, _)| missing(*t).is_empty());
+        movable.retain(|(t, _)| missing(*t) == [self.range(*t)]);
         let mut moved = self.move_all(&movable, &sources, target)?;
+        for (tensor, made) in &there {
+            moved.changes.insert(*tensor, made.change);
+            moved.ranges.extend(made.range.clone().map(|range| (*tensor, range)));
+        }
         // What was not as it should be is made again; so is what cannot be checked, where all is.
-        let tried: BTreeSet<usize> = movable.iter().map(|(t, _)| *t).collect();
+        let tried: BTreeSet<usize> = there.iter().chain(&movable).map(|(t, _)| *t).collect();
         let left: BTreeMap<usize, Made> =
             found.iter().filter(|(t, _)| !tried.contains(t) && !self.paranoid).map(|(&t, m)| (t, m.clone())).collect();
-        for (tensor, made) in movable.into_iter().filter(|(t, _)| moved.changes.contains_key(t)) {
+        let mut deltas: BTreeMap<usize, Arc<File>> = BTreeMap::new();
+        for (tensor, made) in there.into_iter().chain(movable).filter(|(t, _)| moved.changes.contains_key(t)) {
             let t = &self.plan.tensors[tensor];
             works[tensor].only = Some(0..0);
             moved.bytes += t.bytes();
@@ -96,9 +107,11 @@ impl Mover<'_> {
             if let (Some(delta), Some((coded, &file))) = (&mut target.delta, coded)
                 && actions[tensor].copied != Copied::Bytes
             {
-                let again = sources.files.file(file).try_clone();
-                let file = again.map_err(crate::Error::io(sources.files.path(file), "open again"))?;
-                delta.take_from(tensor, (Arc::new(file), coded.header_bytes), &coded.written);
+                if let Entry::Vacant(slot) = deltas.entry(file) {
+                    let again = sources.files.file(file).try_clone();
+                    slot.insert(Arc::new(again.map_err(Error::io(sources.files.path(file), "open again"))?));
+                }
+                delta.take_from(tensor, (deltas[&file].clone(), coded.header_bytes), &coded.written);
                 moved.unread += coded.written.payload_bytes();
             }
         }
@@ -129,14 +142,20 @@ impl Mover<'_> {
         engine.reuse(Reused::new(sources.files, tensors));
     }
 
+    /// Where a tensor lies in its weight file.
+    fn range(&self, tensor: usize) -> Range<u64> {
+        let t = &self.plan.tensors[tensor];
+        t.offset..t.offset + t.bytes()
+    }
+
     /// Whether a tensor has the same place there, and everything is known that its delta and hashes need.
     fn fits(&self, (tensor, made): (usize, &Made), actions: &[Action], keys: &Keys<'_>, sources: &Sources) -> bool {
         let plan = self.plan;
         let t = &plan.tensors[tensor];
-        let range = t.offset..t.offset + t.bytes();
-        let in_place = made.offset == t.offset
+        let in_place = t.elements > 0
+            && made.offset == t.offset
             && sources.weights.contains_key(&tensor)
-            && made.range.as_ref().is_some_and(|r| r.is_at(&range, plan.shards[t.shard].file_bytes()));
+            && made.range.as_ref().is_some_and(|r| r.is_at(&self.range(tensor), plan.shards[t.shard].file_bytes()));
         if !in_place || !delta::wants_hashes(plan) {
             return in_place;
         }
@@ -150,7 +169,7 @@ impl Mover<'_> {
     fn move_all(&self, tensors: &[(usize, &Made)], sources: &Sources, target: &Output) -> Result<Moved> {
         let start = Instant::now();
         let (counter, mut moved) = (Counter::default(), Moved::default());
-        let range = |t: usize| self.plan.tensors[t].offset..self.plan.tensors[t].offset + self.plan.tensors[t].bytes();
+        let range = |t: usize| self.range(t);
         let touch = |a: &(usize, &Made), b: &(usize, &Made)| {
             self.plan.tensors[a.0].shard == self.plan.tensors[b.0].shard
                 && sources.weights[&a.0] == sources.weights[&b.0]
