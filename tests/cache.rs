@@ -127,11 +127,12 @@ fn changed(m: u64, elements: u64, tensors: &[usize]) -> Model {
 fn after_a_tenth_of_one_expert_changed_a_fifth_is_read_and_the_bytes_are_those_of_a_full_run() {
     for layout in [Layout::One, Layout::Ten] {
         for more in [&["--no-delta"][..], &[]] {
-            let bench = Bench::new(layout, 20_000);
+            let bench = Bench::new(layout, 12_000);
             bench.merge("out", &[&CACHED, more].concat());
-            bench.write(2, layout, &changed(2, 20_000, &[6, 7]));
+            bench.write(2, layout, &changed(2, 12_000, &[6, 7]));
             let share = bench.again(more);
-            assert!(share <= 20, "{share} % of the bytes");
+            println!("{share} % of the bytes");
+            assert!(share <= 20);
             let run = &bench.report("out")["run"];
             assert!(run["bytes_moved"].as_u64() > Some(0) && run["bytes_reused"].as_u64() > Some(0));
             assert_eq!(bench.verify(), 0);
@@ -147,7 +148,7 @@ fn every_kind_of_method_gives_the_bytes_of_a_full_run_whatever_changed() {
         ("task_arithmetic", "parameters: {weight: 0.3}\nlwptv: {eta: 0.4, layer: element}"),
         ("task_arithmetic", "parameters: {weight: 0.3}\ndtype: bfloat16\nlwptv: {eta: 0.7}"),
         ("linear", "parameters: {weight: 1}\nlwptv: {eta: 0.4, score: magnitude}"),
-        ("dare_ties", "parameters: {density: 0.5}"),
+        ("dare_ties", "parameters: {weight: 1, density: 0.5}"),
     ];
     let bench = Bench::new(Layout::One, 600);
     for (method, more) in methods {
