@@ -258,11 +258,13 @@ fn a_job_that_fails_fails_alone_and_its_exit_code_is_the_batchs() {
     bad.truncate(bad.len() - 5);
     fs::create_dir(bench.0.path("bad")).unwrap();
     fs::write(bench.0.path("bad/model.safetensors"), bad).unwrap();
-    fs::write(bench.0.path("b.yml"), fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("./e1", "./bad")).unwrap();
+    fs::write(bench.0.path("b.yml"), fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("./e1", "./bad"))
+        .unwrap();
     let mut nan = model(1);
     nan.tensors[7].bytes[400..404].copy_from_slice(&f32::NAN.to_le_bytes());
     nan.write(&bench.0.path("nan/model.safetensors"));
-    fs::write(bench.0.path("n.yml"), fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("./e1", "./nan")).unwrap();
+    fs::write(bench.0.path("n.yml"), fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("./e1", "./nan"))
+        .unwrap();
     let text = "jobs:\n- {recipe: ta.yml, output: one}\n- {recipe: b.yml, output: two}\n- {recipe: no.yml, output: three}\n\
                 - {recipe: n.yml, output: four}\n- {recipe: lin.yml, output: lin.yml/five}\n- {recipe: ties.yml, output: six}\n";
     let (code, jobs) = bench.batch(text, &["--events", "events.jsonl"]);
@@ -272,7 +274,9 @@ fn a_job_that_fails_fails_alone_and_its_exit_code_is_the_batchs() {
     assert!(jobs[1]["error"].as_str().unwrap().contains("bad/model.safetensors"));
     assert!(jobs[3]["error"].as_str().unwrap().contains("layers.7.weight"));
     assert!(
-        !bench.0.path("two").exists() && !bench.0.path("four").exists() && bench.0.path("six/model.safetensors").exists()
+        !bench.0.path("two").exists()
+            && !bench.0.path("four").exists()
+            && bench.0.path("six/model.safetensors").exists()
     );
     let events = fs::read_to_string(bench.0.path("events.jsonl")).unwrap();
     let events: Vec<Value> = events.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

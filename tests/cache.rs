@@ -191,7 +191,10 @@ fn tensors_that_are_new_gone_or_of_another_shape_are_made_and_the_others_known()
     all(&|model| *model = model.clone().tensor("positions", "I64", &[2], vec![7; 16]));
     bench.again(&[]);
     let run = bench.report("out")["run"].clone();
-    assert_eq!(run["bytes_reused"], bench.report("full")["run"]["bytes_written"].as_u64().unwrap() - header_bytes(&bench));
+    assert_eq!(
+        run["bytes_reused"],
+        bench.report("full")["run"]["bytes_written"].as_u64().unwrap() - header_bytes(&bench)
+    );
     let mut other = model(3, 3_000).tensor("positions", "I64", &[2], vec![7; 16]);
     other.tensors[20].bytes[3] ^= 1;
     bench.write(3, Layout::One, &other);
@@ -295,7 +298,9 @@ fn merge_some(bench: &Bench, out: &str, memo: Option<&Memo>, steps: usize) -> bo
         job::plan_stages(stages, bench.0.0.path(), Links::Inside, options, &bench.0.path(out))
     };
     let plan = match plan(1) {
-        Err(Error::BudgetTooSmall { needed, .. } | Error::DeltaBudgetTooSmall { needed, .. }) => plan(needed.0).unwrap(),
+        Err(Error::BudgetTooSmall { needed, .. } | Error::DeltaBudgetTooSmall { needed, .. }) => {
+            plan(needed.0).unwrap()
+        }
         other => panic!("{other:?}"),
     };
     let stop = Stop::default();

@@ -51,7 +51,8 @@ pub struct BatchArgs {
 
 pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
     let start = Instant::now();
-    let batch = job::read_recipe(&args.path).and_then(|text| Batch::parse(&text)).map_err(|e| in_file(&args.path, e))?;
+    let batch =
+        job::read_recipe(&args.path).and_then(|text| Batch::parse(&text)).map_err(|e| in_file(&args.path, e))?;
     let progress = progress::choose(common);
     let run = run_each(&args.limits, &args.inputs, progress.as_ref(), stop);
     let run = job::Run { journal: Some(journal_every(1.0)?), ..run };
@@ -70,7 +71,9 @@ pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
                 begun += 1;
                 print::note(format_args!("[{begun}/{total}] {}", escape(job)));
             }
-            Event::Ended(result) if args.jobs > 1 => print::note(format_args!("{}: {}", escape(&result.job), line(result))),
+            Event::Ended(result) if args.jobs > 1 => {
+                print::note(format_args!("{}: {}", escape(&result.job), line(result)))
+            }
             Event::Ended(result) => print::note(format_args!("        {}", line(result))),
         }
     };

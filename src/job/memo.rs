@@ -194,8 +194,7 @@ impl Memo {
                 continue;
             }
             let coded = coded.zip(delta.clone());
-            let coded =
-                coded.map(|((header_bytes, written, base), file)| Coded { file, header_bytes, written, base });
+            let coded = coded.map(|((header_bytes, written, base), file)| Coded { file, header_bytes, written, base });
             known.made.insert(key, Made { file: files[t.file].clone(), offset: t.offset, change, range, hash, coded });
         }
         known.forget_beyond(MEMO_ENTRIES_MAX);

@@ -437,9 +437,9 @@ impl Known<'_> {
             let hash = |hex: &String| blake3::Hash::from_hex(hex).ok();
             let of_tensor = hashes.map(|h| &h[tensor]);
             let base = of_tensor.and_then(|h| hash(h.base.as_ref()?));
-            let coded = delta.zip(base).and_then(|(delta, base)| {
-                Some((delta.header_bytes(), delta.written(tensor..tensor + 1).pop()?, base))
-            });
+            let coded = delta
+                .zip(base)
+                .and_then(|(delta, base)| Some((delta.header_bytes(), delta.written(tensor..tensor + 1).pop()?, base)));
             let moved = self.moved.ranges.get(&tensor);
             Computed {
                 tensor,

@@ -12,7 +12,9 @@ use crate::error::{Error, Result};
 use crate::kernel::Change;
 use crate::limits::COPY_BYTES;
 use crate::method::Method;
-use crate::pass::{Action, Copied, Engine, PassRun, Progress, Reused, ReusedTensor, Stop, Target as _, TensorHashes, Work};
+use crate::pass::{
+    Action, Copied, Engine, PassRun, Progress, Reused, ReusedTensor, Stop, Target as _, TensorHashes, Work,
+};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, Io, PieceHash, RangeHash};
 use std::collections::btree_map::Entry;

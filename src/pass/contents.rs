@@ -94,7 +94,8 @@ impl Engine<'_> {
     pub fn look_for(&self, heads: &BTreeSet<[u8; 32]>) -> Result<PassRun> {
         let start = Instant::now();
         let counter = Counter::default();
-        let unknown: Vec<(usize, Range<u64>)> = self.contents.iter().flat_map(|c| c.0.iter()).filter_map(unread).collect();
+        let unknown: Vec<(usize, Range<u64>)> =
+            self.contents.iter().flat_map(|c| c.0.iter()).filter_map(unread).collect();
         let bytes: u64 = unknown.iter().map(|(_, range)| range.end - range.start).sum();
         let (piece, name) = (self.plan.budget.job_bytes as u64, "look for changes");
         self.progress.begin(name, bytes);
@@ -126,7 +127,13 @@ impl Engine<'_> {
     }
 
     /// Reads a range of an input and hashes it.
-    pub(super) fn take_in(&self, file: usize, range: Range<u64>, buffer: &mut Vec<u8>, counter: &Counter) -> Result<()> {
+    pub(super) fn take_in(
+        &self,
+        file: usize,
+        range: Range<u64>,
+        buffer: &mut Vec<u8>,
+        counter: &Counter,
+    ) -> Result<()> {
         let piece = self.plan.budget.job_bytes as u64;
         let mut at = range.start;
         while at < range.end {

@@ -38,10 +38,10 @@ pub use stream::{Extent, Run, Stream};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, HashState, PieceHash};
+use held::Held;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
-use held::Held;
 use window::Window;
 
 /// What a pass cost.

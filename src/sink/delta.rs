@@ -11,8 +11,8 @@ use crate::survey::BlockSum;
 use crate::tensor::{Dtype, Statistics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
