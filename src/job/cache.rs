@@ -28,11 +28,13 @@ struct Stored {
     /// Hashes of files.
     hashes: Vec<(Identity, Hex)>,
     /// By file: first byte, length and hashes of tensors.
-    contents: Vec<(Identity, Vec<(u64, u64, Hex, Hex)>)>,
+    contents: Vec<(Identity, Vec<StoredContent>)>,
     /// Files that hold what was made.
     files: Vec<(PathBuf, Expected)>,
     made: Vec<StoredTensor>,
 }
+
+type StoredContent = (u64, u64, Hex, Hex);
 
 /// 32 bytes, hexadecimal.
 #[derive(Serialize, Deserialize)]
@@ -103,7 +105,7 @@ fn restored(text: &[u8]) -> Option<Known> {
 
 fn stored(known: &Known) -> Stored {
     let bits = |sums: &[f64]| sums.iter().map(|s| s.to_bits()).collect();
-    let mut contents: Vec<(Identity, Vec<_>)> = Vec::new();
+    let mut contents: Vec<(Identity, Vec<StoredContent>)> = Vec::new();
     for (&(file, offset, bytes), content) in &known.contents {
         let tensor = (offset, bytes, Hex::of(content.whole), Hex::of(content.head));
         match contents.last_mut() {

@@ -30,6 +30,7 @@ mod store;
 mod sweep;
 mod tokens;
 mod verify;
+mod waves;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
 pub use batch::{BatchRun, End, Event, Events, JobResult, batch};
@@ -52,7 +53,7 @@ pub use verify::check_output;
 
 use crate::error::{Error, Result};
 use crate::kernel::Change;
-use crate::limits::{COEFFICIENTS_MAX_BYTES, MEMO_ENTRIES_MAX, RECIPE_MAX_BYTES};
+use crate::limits::{COEFFICIENTS_MAX_BYTES, RECIPE_MAX_BYTES};
 use crate::method::Method;
 use crate::pass::{Action, Copied, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Stop};
 use crate::plan::{Options, Plan};
@@ -61,13 +62,13 @@ use crate::report::{Report, StageReport};
 use crate::sink::{DeltaSink, Existing, Hashes, Shards, StagedFile, Staging, Told, Unfinished, WrittenTensor};
 use crate::source::{self, Files, Io, Links, PieceHash, RangeHash, is_delta, open_chain};
 use crate::tensor::{Bytes, Inventory};
-use assign::{assign, survey};
+use assign::assign;
 use memo::Computed;
-use moved::{Moved, Mover};
-use noted::NotedMerge;
+use moved::{Moved, Mover, Taken, ranges};
 use resume::{Past, Record};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use waves::Waves;
 
 /// How a merge runs; none of it changes the output's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -313,7 +314,6 @@ fn fill(
     if let Some(record) = record {
         record.start_at(past.tensors);
     }
-    let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
     let mut tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
     tensor_hashes.iter_mut().for_each(|hashes| past.restore_tensors(plan, hashes));
     let mut moved = Moved::default();
@@ -327,44 +327,18 @@ fn fill(
     outcome.changes = past.changes(plan.tensors.len());
     outcome.bytes_written = moved.bytes;
     moved.changes.iter().for_each(|(&t, change)| outcome.changes[t] = *change);
-    let ranges = memo.filter(|_| plan.masks.is_none() && plan.tensors.len() <= MEMO_ENTRIES_MAX).map(|_| ranges(plan));
-    // Waves are runs of the plan's tensors, in order: so the delta's runs of blocks come in tensor order.
-    for wave in &plan.waves.runs {
-        let first = wave.start.max(past.tensors);
-        if first >= wave.end {
-            continue;
-        }
-        // What is found over the whole model takes the whole model.
-        let by_tensor = method.tensor_bytes(1).is_some();
-        let surveyed = &works[if by_tensor { first } else { wave.start }..wave.end];
-        let works = &works[first..wave.end];
-        let done = survey(plan, &engine, method.as_ref(), surveyed, &actions, &mut runs)?;
-        let merge = Merge {
-            works,
-            how: How { actions: &actions, method: method.as_ref(), done: &done },
-            hash: &hash,
-            written: &target.written,
-            tensor_hashes: tensor_hashes.as_ref(),
-            ranges: ranges.as_deref(),
-        };
-        let mut noted = NotedMerge {
-            record: record.as_mut(),
-            engine: &engine,
-            shards: &target.shards,
-            delta: target.delta.as_mut(),
-            hashes: tensor_hashes.as_ref(),
-            written: &target.written,
-            moved: &moved.changes,
-            first,
-        };
-        let merged = engine.merge(&merge, &target.shards, &mut noted);
-        let merged = merged.and_then(|m| noted.reached(works.len(), &m.changes).map(|()| m));
-        outcome.join(merged.inspect_err(|error| noted.stop(error))?);
-    }
-    let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
-    let (record, delta) = (record.as_mut(), target.delta.as_mut());
-    NotedMerge { record, engine: &engine, shards, delta, hashes, written, moved: &moved.changes, first: 0 }.finish()?;
-    target.delta.as_mut().map_or(Ok(()), |delta| delta.end_before(plan.tensors.len()))?;
+    let ranges = memo.and_then(|_| ranges(plan));
+    let waves = Waves {
+        plan,
+        engine: &engine,
+        method: method.as_ref(),
+        assigned: (&works, &actions),
+        hash: &scoring.hashed.iter().map(|h| !h).collect::<Vec<_>>(),
+        tensor_hashes: tensor_hashes.as_ref(),
+        ranges: ranges.as_deref(),
+        moved: &moved.changes,
+    };
+    waves.merge(past.tensors, &mut target, record.as_mut(), (&mut outcome, &mut runs))?;
     let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
@@ -376,7 +350,7 @@ fn fill(
     moved.check_unchanged()?;
     run.stop.check()?;
     let keys = memo.map(|m| m.learn(plan, &engine, &scoring, method.as_ref(), input_hashes.as_deref()));
-    let known = Known { actions: &actions, changes: &outcome.changes, moved: &moved, ranges: ranges.as_deref() };
+    let known = Taken { actions: &actions, changes: &outcome.changes, moved: &moved, ranges: ranges.as_deref() };
     let computed = keys.map_or_else(Vec::new, |keys| known.computed(plan, keys, hashes.as_deref(), delta.as_ref()));
 
     fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);
@@ -407,52 +381,6 @@ fn fill(
         verify::read_back(staging.folder(), &report.outputs)?;
     }
     Ok(Filled { report, computed })
-}
-
-/// By tensor: to be told what the hash of its shard knows of it.
-fn ranges(plan: &Plan) -> Vec<PieceHash> {
-    plan.tensors.iter().map(|t| PieceHash::new(plan.shards[t.shard].file_bytes())).collect()
-}
-
-/// What is known of the tensors of an output.
-struct Known<'a> {
-    actions: &'a [Action],
-    changes: &'a [Option<Change>],
-    moved: &'a Moved,
-    ranges: Option<&'a [PieceHash]>,
-}
-
-impl Known<'_> {
-    /// What other merges may take of it, and where it is.
-    fn computed(
-        &self,
-        plan: &Plan,
-        keys: Vec<(usize, keys::Key)>,
-        hashes: Option<&[Hashes]>,
-        delta: Option<&DeltaSink>,
-    ) -> Vec<Computed> {
-        let one = |(tensor, key): (usize, keys::Key)| {
-            let t = &plan.tensors[tensor];
-            let fresh = || RangeHash::of(&self.ranges?[tensor], t.offset..t.offset + t.bytes());
-            let hash = |hex: &String| blake3::Hash::from_hex(hex).ok();
-            let of_tensor = hashes.map(|h| &h[tensor]);
-            let base = of_tensor.and_then(|h| hash(h.base.as_ref()?));
-            let coded = delta
-                .zip(base)
-                .and_then(|(delta, base)| Some((delta.header_bytes(), delta.written(tensor..tensor + 1).pop()?, base)));
-            let moved = self.moved.ranges.get(&tensor);
-            Computed {
-                tensor,
-                key,
-                reused: moved.is_some() || self.actions[tensor].copied == Copied::Reused,
-                change: self.changes[tensor],
-                range: moved.cloned().or_else(fresh),
-                hash: of_tensor.and_then(|h| hash(&h.result)),
-                coded,
-            }
-        };
-        keys.into_iter().map(one).collect()
-    }
 }
 
 /// A file of masks beside the output: inside it, it would be taken for weights.

@@ -4,18 +4,19 @@
 //! What is checked all the same: bytes that do not share a whole chunk of the hash with others' are read, and whatever is
 //! copied through this process is hashed. With `--paranoid` all of it is.
 
-use super::keys::Keys;
-use super::memo::{Made, Memo, Seen};
+use super::keys::{Key, Keys};
+use super::memo::{Computed, Made, Memo, Seen};
 use super::resume::Past;
 use super::{Output, delta};
 use crate::error::{Error, Result};
 use crate::kernel::Change;
-use crate::limits::COPY_BYTES;
+use crate::limits::{COPY_BYTES, MEMO_ENTRIES_MAX};
 use crate::method::Method;
 use crate::pass::{
     Action, Copied, Engine, PassRun, Progress, Reused, ReusedTensor, Stop, Target as _, TensorHashes, Work,
 };
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedTensor};
+use crate::sink::{DeltaSink, Hashes};
 use crate::source::{Counter, Files, Io, PieceHash, RangeHash};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,6 +251,54 @@ impl Mover<'_> {
             at += bytes as u64;
         }
         Ok(RangeHash::of(&hash, range).as_ref() == Some(known))
+    }
+}
+
+/// By tensor: to be told what the hash of its shard knows of it; `None` of more tensors than a memo keeps.
+pub fn ranges(plan: &Plan) -> Option<Vec<PieceHash>> {
+    let wanted = plan.masks.is_none() && plan.tensors.len() <= MEMO_ENTRIES_MAX;
+    let of_tensor = |t: &PlannedTensor| PieceHash::new(plan.shards[t.shard].file_bytes());
+    wanted.then(|| plan.tensors.iter().map(of_tensor).collect())
+}
+
+/// What is known of the tensors of an output.
+pub struct Taken<'a> {
+    pub actions: &'a [Action],
+    pub changes: &'a [Option<Change>],
+    pub moved: &'a Moved,
+    pub ranges: Option<&'a [PieceHash]>,
+}
+
+impl Taken<'_> {
+    /// What other merges may take of it, and where it is.
+    pub fn computed(
+        &self,
+        plan: &Plan,
+        keys: Vec<(usize, Key)>,
+        hashes: Option<&[Hashes]>,
+        delta: Option<&DeltaSink>,
+    ) -> Vec<Computed> {
+        let one = |(tensor, key): (usize, Key)| {
+            let t = &plan.tensors[tensor];
+            let fresh = || RangeHash::of(&self.ranges?[tensor], t.offset..t.offset + t.bytes());
+            let hash = |hex: &String| blake3::Hash::from_hex(hex).ok();
+            let of_tensor = hashes.map(|h| &h[tensor]);
+            let base = of_tensor.and_then(|h| hash(h.base.as_ref()?));
+            let coded = delta
+                .zip(base)
+                .and_then(|(delta, base)| Some((delta.header_bytes(), delta.written(tensor..tensor + 1).pop()?, base)));
+            let moved = self.moved.ranges.get(&tensor);
+            Computed {
+                tensor,
+                key,
+                reused: moved.is_some() || self.actions[tensor].copied == Copied::Reused,
+                change: self.changes[tensor],
+                range: moved.cloned().or_else(fresh),
+                hash: of_tensor.and_then(|h| hash(&h.result)),
+                coded,
+            }
+        };
+        keys.into_iter().map(one).collect()
     }
 }
 
