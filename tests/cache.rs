@@ -60,7 +60,8 @@ impl Bench {
     }
 
     fn recipe(&self, method: &str, more: &str) {
-        let models: String = (1..=EXPERTS).map(|m| format!("- model: ./{}\n", name(m))).collect();
+        let models: Vec<String> = (1..=EXPERTS).map(|m| format!("- model: ./{}\n", name(m))).collect();
+        let models = models.concat();
         let recipe = format!("merge_method: {method}\nbase_model: ./base\nmodels:\n{models}{more}\n");
         fs::write(self.0.path("r.yml"), recipe).unwrap();
     }

@@ -1,9 +1,8 @@
 //! The merge pass, wave by wave: what the method asks for of a wave's tensors, then their bytes.
 
-use super::Output;
-use super::assign::survey;
 use super::noted::NotedMerge;
 use super::resume::Record;
+use super::{Output, survey};
 use crate::error::Result;
 use crate::kernel::Change;
 use crate::method::Method;
