@@ -72,7 +72,7 @@ pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
                 print::note(format_args!("[{begun}/{total}] {}", escape(job)));
             }
             Event::Ended(result) if args.jobs > 1 => {
-                print::note(format_args!("{}: {}", escape(&result.job), line(result)))
+                print::note(format_args!("{}: {}", escape(&result.job), line(result)));
             }
             Event::Ended(result) => print::note(format_args!("        {}", line(result))),
         }
