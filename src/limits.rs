@@ -126,14 +126,21 @@ pub const MAP_MIN_BYTES: usize = 64 << 10;
 /// Input bytes of one wave, at most: when its tensors are read again, they are still in the page cache.
 pub const WAVE_INPUT_BYTES: u64 = 512 << 20;
 
+/// So much of the start of a tensor is looked at to see whether it may be one that is known: few tensors that were trained
+/// further begin as they did.
+pub const HEAD_BYTES: u64 = 16 << 10;
+
+/// Bytes that the kernel copies between two looks whether the run shall stop.
+pub const COPY_BYTES: u64 = 64 << 20;
+
 /// Numbers and tensors that the merges of a batch know from each other, at most.
 pub const MEMO_ENTRIES_MAX: usize = 1 << 15;
 
-/// A cache of these may be this long: some 200 bytes for each.
+/// A cache of these may be this long: some 2 KiB for each tensor of the output, 200 bytes for each of the inputs.
 pub const CACHE_MAX_BYTES: u64 = 16 << 20;
 
 /// What these take, with the batch itself.
-pub const MEMO_BYTES: usize = 24 << 20;
+pub const MEMO_BYTES: usize = 64 << 20;
 
 /// Bytes that one request to a server asks for, at most: long enough that its latency hardly counts beside it.
 pub const REMOTE_REQUEST_BYTES: usize = 4 << 20;

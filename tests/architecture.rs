@@ -14,6 +14,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rustls::", &["src/source/remote/"]),
     ("rayon::", &["src/pass/"]),
     ("crossbeam_channel", &["src/pass/", "src/sink/journal.rs", "src/sink/shards.rs"]),
+    ("thread::scope", &["src/pass/", "src/demo/zoo.rs", "src/job/batch.rs"]),
+    ("thread::Builder", &["src/sink/journal.rs", "src/sink/shards.rs"]),
     ("rustix::", &["src/disk/", "src/sink/", "src/source/"]),
     ("clap::", &["src/cli/"]),
     ("clap_complete::", &["src/cli/"]),

@@ -5,6 +5,7 @@
 mod common;
 
 use assert_cmd::Command;
+use common::folder::Folder;
 use common::{Model, tree};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,14 +16,14 @@ use std::process::Stdio;
 const EXPERTS: usize = 4;
 const TENSORS: u64 = 20;
 
-struct Bench(tempfile::TempDir);
+struct Bench(Folder);
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self(tempfile::tempdir().unwrap());
+        let bench = Self(Folder::new());
         for m in 0..=EXPERTS {
             let name = if m == 0 { "base".into() } else { format!("e{m}") };
-            model(m as u64).write(&bench.path(&name).join("model.safetensors"));
+            model(m as u64).write(&bench.0.path(&name).join("model.safetensors"));
         }
         for (name, method, more) in [
             ("ta", "task_arithmetic", "weight: 0.3"),
@@ -32,42 +33,30 @@ impl Bench {
             let models: Vec<String> = (1..=EXPERTS).map(|m| format!("- model: ./e{m}\n")).collect();
             let models = models.concat();
             let text = format!("merge_method: {method}\nbase_model: ./base\nmodels:\n{models}parameters: {{{more}}}\n");
-            fs::write(bench.path(&format!("{name}.yml")), text).unwrap();
+            fs::write(bench.0.path(&format!("{name}.yml")), text).unwrap();
         }
         bench
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Exit code, stdout and stderr.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let mut run = Command::cargo_bin("taskvec").unwrap();
-        let run = run.current_dir(self.0.path()).args(args).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        (run.status.code().unwrap(), text(&run.stdout), text(&run.stderr))
-    }
-
     /// Exit code, and the jobs of the summary.
     fn batch(&self, jobs: &str, more: &[&str]) -> (i32, Vec<Value>) {
-        fs::write(self.path("jobs.yml"), jobs).unwrap();
-        let (code, out, errors) = self.run(&[&["batch", "jobs.yml", "--json"], more].concat());
+        fs::write(self.0.path("jobs.yml"), jobs).unwrap();
+        let (code, out, errors) = self.0.taskvec(&[&["batch", "jobs.yml", "--json"], more].concat());
         let summary: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{errors}"));
         (code, summary["jobs"].as_array().unwrap().clone())
     }
 
     /// Merges what the output at `out` was merged from, by itself. Returns its folder.
     fn alone(&self, out: &str) -> PathBuf {
-        let recipe = fs::read_to_string(self.path(out).join("mergekit_config.yml")).unwrap();
-        fs::write(self.path("alone.yml"), recipe).unwrap();
-        let (code, _, errors) = self.run(&["merge", "alone.yml", "alone", "--overwrite"]);
+        let recipe = fs::read_to_string(self.0.path(out).join("mergekit_config.yml")).unwrap();
+        fs::write(self.0.path("alone.yml"), recipe).unwrap();
+        let (code, _, errors) = self.0.taskvec(&["merge", "alone.yml", "alone", "--overwrite"]);
         assert_eq!(code, 0, "{errors}");
-        self.path("alone")
+        self.0.path("alone")
     }
 
     fn weights(&self, out: &str) -> Vec<u8> {
-        fs::read(self.path(out).join("model.safetensors")).unwrap()
+        fs::read(self.0.path(out).join("model.safetensors")).unwrap()
     }
 }
 
@@ -110,7 +99,7 @@ fn a_batch_of_three_recipes_and_four_etas_makes_the_same_files_from_two_fifths_o
         for eta in ["0.9", "0.6", "0.8", "0.7"] {
             let out = format!("out/{name}-{eta}");
             let folder = bench.alone(&out);
-            assert!(content(&folder) == content(&bench.path(&out)), "{out}");
+            assert!(content(&folder) == content(&bench.0.path(&out)), "{out}");
             alone += bytes_read(&serde_json::from_slice(&fs::read(folder.join("taskvec.json")).unwrap()).unwrap());
         }
     }
@@ -136,14 +125,14 @@ fn tensors_are_shared_only_where_their_values_are_the_same() {
                 - {recipe: scaled.yml, name: scaled, output: 'o/scaled', overrides: {eta: 0.5}}\n\
                 - {recipe: scaled.yml, name: more, output: 'o/more', overrides: {eta: 0.6}}\n\
                 - {recipe: ta.yml, name: unpruned, output: 'o/unpruned'}\n";
-    let ta = fs::read_to_string(bench.path("ta.yml")).unwrap();
-    fs::write(bench.path("none.yml"), format!("{ta}lwptv: {{eta: 0, consensus: none}}\n")).unwrap();
-    fs::write(bench.path("scaled.yml"), format!("{ta}lwptv: {{eta: 0, scale_by_eta: true}}\n")).unwrap();
+    let ta = fs::read_to_string(bench.0.path("ta.yml")).unwrap();
+    fs::write(bench.0.path("none.yml"), format!("{ta}lwptv: {{eta: 0, consensus: none}}\n")).unwrap();
+    fs::write(bench.0.path("scaled.yml"), format!("{ta}lwptv: {{eta: 0, scale_by_eta: true}}\n")).unwrap();
     let (code, jobs) = bench.batch(text, &[]);
     assert_eq!((code, statuses(&jobs)), (0, vec!["done"; 11]));
     for job in &jobs {
         let out = format!("o/{}", job["job"].as_str().unwrap());
-        assert!(content(&bench.alone(&out)) == content(&bench.path(&out)), "{out}");
+        assert!(content(&bench.alone(&out)) == content(&bench.0.path(&out)), "{out}");
     }
 }
 
@@ -151,14 +140,14 @@ fn tensors_are_shared_only_where_their_values_are_the_same() {
 fn a_batch_that_was_killed_goes_on_to_the_same_bytes() {
     let bench = Bench::new();
     assert_eq!(bench.batch(TWELVE, &[]).0, 0);
-    let whole: Vec<_> = outputs().map(|out| content(&bench.path(&out))).collect();
-    fs::remove_dir_all(bench.path("out")).unwrap();
+    let whole: Vec<_> = outputs().map(|out| content(&bench.0.path(&out))).collect();
+    fs::remove_dir_all(bench.0.path("out")).unwrap();
 
     let args = ["batch", "jobs.yml", "--events", "events.jsonl"];
     let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_taskvec"));
-    let run = run.current_dir(bench.0.path()).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    let run = run.current_dir(bench.0.0.path()).args(args).stdout(Stdio::null()).stderr(Stdio::null());
     let mut run = run.spawn().unwrap();
-    let ended = || fs::read_to_string(bench.path("events.jsonl")).unwrap_or_default().matches("\"ended\"").count();
+    let ended = || fs::read_to_string(bench.0.path("events.jsonl")).unwrap_or_default().matches("\"ended\"").count();
     while ended() < 5 && run.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
@@ -168,9 +157,67 @@ fn a_batch_that_was_killed_goes_on_to_the_same_bytes() {
     let (code, jobs) = bench.batch(TWELVE, &[]);
     assert_eq!(code, 0);
     assert!(statuses(&jobs).iter().filter(|s| **s == "up_to_date").count() >= 5);
-    assert!(outputs().map(|out| content(&bench.path(&out))).collect::<Vec<_>>() == whole);
+    assert!(outputs().map(|out| content(&bench.0.path(&out))).collect::<Vec<_>>() == whole);
     let hidden = |e: fs::DirEntry| e.file_name().to_string_lossy().starts_with('.');
-    assert!(!fs::read_dir(bench.path("out")).unwrap().any(|e| hidden(e.unwrap())), "parts are left");
+    assert!(!fs::read_dir(bench.0.path("out")).unwrap().any(|e| hidden(e.unwrap())), "parts are left");
+}
+
+#[test]
+fn jobs_side_by_side_make_the_files_of_one_after_another_and_one_that_fails_fails_alone() {
+    let bench = Bench::new();
+    let mut nan = model(3);
+    nan.tensors[7].bytes[400..404].copy_from_slice(&f32::NAN.to_le_bytes());
+    nan.write(&bench.0.path("e3/model.safetensors"));
+    let text = "jobs: [{recipe: ta.yml, output: 'out/{models}-{eta}'}]\n\
+                matrix: {eta: [0.6, 0.8], models: {a: [e1, e2], b: [e3, e4], c: [e2, e4], d: [e1, e4]}}\n";
+    let (code, jobs) = bench.batch(text, &["--jobs", "3", "--memory", "900MiB", "--events", "events.jsonl"]);
+    assert_eq!(code, 65);
+    for job in &jobs {
+        let (output, fails) = (job["output"].as_str().unwrap(), job["output"].as_str().unwrap().contains("/b-"));
+        assert_eq!(job["status"], if fails { "failed" } else { "done" }, "{job}");
+        assert!(fails || content(&bench.alone(output)) == content(&bench.0.path(output)), "{output}");
+    }
+    let events = fs::read_to_string(bench.0.path("events.jsonl")).unwrap();
+    let events: Vec<Value> = events.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(events.len(), 2 * jobs.len());
+    for job in &jobs {
+        let of_job: Vec<_> = events.iter().filter(|e| e["job"] == job["job"]).map(|e| &e["event"]).collect();
+        assert_eq!(of_job, ["started", "ended"]);
+    }
+    // Jobs that read the same models wait for each other.
+    let at = |job: &str, event: &str| events.iter().position(|e| e["job"] == job && e["event"] == event).unwrap();
+    let named = |j: &Value| j["job"].as_str().unwrap().to_owned();
+    for pair in jobs.chunks(1).flat_map(|j| jobs.iter().map(move |other| (named(&j[0]), named(other)))) {
+        let same = |a: &str, b: &str| a != b && a.replace("0.6", "0.8") == b;
+        assert!(!same(&pair.0, &pair.1) || at(&pair.0, "ended") < at(&pair.1, "started"), "{pair:?}");
+    }
+    let (code, _) = bench.batch("jobs: [{recipe: ta.yml, output: other}]", &["--jobs", "40", "--memory", "1GiB"]);
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn a_signal_ends_all_lanes_and_what_they_began_is_finished_by_the_next_run() {
+    let bench = Bench::new();
+    let text = "jobs: [{recipe: ta.yml, output: 'out/{models}-{eta}'}]\n\
+                matrix: {eta: [0.5, 0.6, 0.7, 0.8], models: {a: [e1, e2], b: [e3, e4], c: [e2, e4], d: [e1, e4]}}\n";
+    fs::write(bench.0.path("jobs.yml"), text).unwrap();
+    let args = ["batch", "jobs.yml", "--events", "events.jsonl", "--jobs", "3", "--memory", "900MiB"];
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_taskvec"));
+    let run = run.current_dir(bench.0.0.path()).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut run = run.spawn().unwrap();
+    let told = |what: &str| fs::read_to_string(bench.0.path("events.jsonl")).unwrap_or_default().matches(what).count();
+    while told("\"started\"") < 3 && run.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    common::bench::signal(&run, "-TERM");
+    assert_eq!(run.wait().unwrap().code(), Some(143));
+    assert_eq!(told("\"started\"") + told("\"not_started\""), told("\"ended\""));
+    let (code, jobs) = bench.batch(text, &["--jobs", "2", "--memory", "900MiB"]);
+    assert_eq!(code, 0);
+    for job in jobs.iter().step_by(5) {
+        let output = job["output"].as_str().unwrap();
+        assert!(content(&bench.alone(output)) == content(&bench.0.path(output)), "{output}");
+    }
 }
 
 fn outputs() -> impl Iterator<Item = String> {
@@ -181,15 +228,15 @@ fn outputs() -> impl Iterator<Item = String> {
 fn what_is_up_to_date_is_left_alone_and_what_is_not_is_made_again() {
     let bench = Bench::new();
     assert_eq!(bench.batch(TWELVE, &[]).0, 0);
-    let before = tree(&bench.path("out"));
+    let before = tree(&bench.0.path("out"));
     let (code, jobs) = bench.batch(TWELVE, &[]);
     assert_eq!((code, statuses(&jobs)), (0, vec!["up_to_date"; 12]));
-    assert!(tree(&bench.path("out")) == before);
+    assert!(tree(&bench.0.path("out")) == before);
 
     // Another recipe for four of them, and one output that has lost a file.
-    let changed = fs::read_to_string(bench.path("ta.yml")).unwrap().replace("0.3", "0.4");
-    fs::write(bench.path("ta.yml"), changed).unwrap();
-    fs::remove_file(bench.path("out/lin-0.9/model.safetensors")).unwrap();
+    let changed = fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("0.3", "0.4");
+    fs::write(bench.0.path("ta.yml"), changed).unwrap();
+    fs::remove_file(bench.0.path("out/lin-0.9/model.safetensors")).unwrap();
     let (code, jobs) = bench.batch(TWELVE, &[]);
     assert_eq!(code, 0);
     assert_eq!(
@@ -200,22 +247,24 @@ fn what_is_up_to_date_is_left_alone_and_what_is_not_is_made_again() {
     // An expert with other values in the same shapes.
     let mut other = model(2);
     other.tensors[3].bytes[0] ^= 1;
-    other.write(&bench.path("e2/model.safetensors"));
+    other.write(&bench.0.path("e2/model.safetensors"));
     assert_eq!(statuses(&bench.batch(TWELVE, &[]).1), ["done"; 12]);
 }
 
 #[test]
 fn a_job_that_fails_fails_alone_and_its_exit_code_is_the_batchs() {
     let bench = Bench::new();
-    let mut bad = fs::read(bench.path("e1/model.safetensors")).unwrap();
+    let mut bad = fs::read(bench.0.path("e1/model.safetensors")).unwrap();
     bad.truncate(bad.len() - 5);
-    fs::create_dir(bench.path("bad")).unwrap();
-    fs::write(bench.path("bad/model.safetensors"), bad).unwrap();
-    fs::write(bench.path("b.yml"), fs::read_to_string(bench.path("ta.yml")).unwrap().replace("./e1", "./bad")).unwrap();
+    fs::create_dir(bench.0.path("bad")).unwrap();
+    fs::write(bench.0.path("bad/model.safetensors"), bad).unwrap();
+    fs::write(bench.0.path("b.yml"), fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("./e1", "./bad"))
+        .unwrap();
     let mut nan = model(1);
     nan.tensors[7].bytes[400..404].copy_from_slice(&f32::NAN.to_le_bytes());
-    nan.write(&bench.path("nan/model.safetensors"));
-    fs::write(bench.path("n.yml"), fs::read_to_string(bench.path("ta.yml")).unwrap().replace("./e1", "./nan")).unwrap();
+    nan.write(&bench.0.path("nan/model.safetensors"));
+    fs::write(bench.0.path("n.yml"), fs::read_to_string(bench.0.path("ta.yml")).unwrap().replace("./e1", "./nan"))
+        .unwrap();
     let text = "jobs:\n- {recipe: ta.yml, output: one}\n- {recipe: b.yml, output: two}\n- {recipe: no.yml, output: three}\n\
                 - {recipe: n.yml, output: four}\n- {recipe: lin.yml, output: lin.yml/five}\n- {recipe: ties.yml, output: six}\n";
     let (code, jobs) = bench.batch(text, &["--events", "events.jsonl"]);
@@ -225,9 +274,11 @@ fn a_job_that_fails_fails_alone_and_its_exit_code_is_the_batchs() {
     assert!(jobs[1]["error"].as_str().unwrap().contains("bad/model.safetensors"));
     assert!(jobs[3]["error"].as_str().unwrap().contains("layers.7.weight"));
     assert!(
-        !bench.path("two").exists() && !bench.path("four").exists() && bench.path("six/model.safetensors").exists()
+        !bench.0.path("two").exists()
+            && !bench.0.path("four").exists()
+            && bench.0.path("six/model.safetensors").exists()
     );
-    let events = fs::read_to_string(bench.path("events.jsonl")).unwrap();
+    let events = fs::read_to_string(bench.0.path("events.jsonl")).unwrap();
     let events: Vec<Value> = events.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let told: Vec<&str> = events.iter().map(|e| e["event"].as_str().unwrap()).collect();
     assert_eq!(told, ["started", "ended"].repeat(6));
@@ -237,13 +288,13 @@ fn a_job_that_fails_fails_alone_and_its_exit_code_is_the_batchs() {
 #[test]
 fn a_folder_that_taskvec_did_not_write_is_never_replaced() {
     let bench = Bench::new();
-    let before = tree(&bench.path("base"));
+    let before = tree(&bench.0.path("base"));
     let (code, jobs) =
         bench.batch("jobs: [{recipe: lin.yml, output: mine}, {recipe: ta.yml, output: base}]", &["--dry-run"]);
     assert_eq!((code, statuses(&jobs)), (73, vec!["planned", "failed"]));
     let (code, jobs) = bench.batch("jobs: [{recipe: ta.yml, output: base}]", &[]);
     assert_eq!((code, statuses(&jobs)), (73, vec!["failed"]));
-    assert!(tree(&bench.path("base")) == before && !bench.path("mine").exists());
+    assert!(tree(&bench.0.path("base")) == before && !bench.0.path("mine").exists());
 }
 
 #[test]
@@ -255,18 +306,18 @@ fn keep_leaves_so_many_old_outputs_behind() {
         assert_eq!(bench.batch(&text, &["--keep", "2"]).0, 0);
         made.push(bench.weights("out"));
     }
-    assert!(bench.weights("out.1") == made[2] && bench.weights("out.2") == made[1] && !bench.path("out.3").exists());
-    assert_eq!(bench.run(&["verify", "out.2"]).0, 0);
+    assert!(bench.weights("out.1") == made[2] && bench.weights("out.2") == made[1] && !bench.0.path("out.3").exists());
+    assert_eq!(bench.0.taskvec(&["verify", "out.2"]).0, 0);
 }
 
 #[test]
 fn a_batch_file_that_is_wrong_is_refused_before_anything_is_made() {
     let bench = Bench::new();
-    fs::write(bench.path("jobs.yml"), "jobs: [{recipe: ta.yml, output: out}]\nmatrix: {eta: [0.5, 0.7]}\n").unwrap();
-    let (code, _, errors) = bench.run(&["batch", "jobs.yml"]);
+    fs::write(bench.0.path("jobs.yml"), "jobs: [{recipe: ta.yml, output: out}]\nmatrix: {eta: [0.5, 0.7]}\n").unwrap();
+    let (code, _, errors) = bench.0.taskvec(&["batch", "jobs.yml"]);
     assert_eq!(code, 2);
     assert!(errors.contains("jobs.yml") && errors.contains("out/{name}-{eta}"), "{errors}");
-    assert!(!bench.path("out").exists());
+    assert!(!bench.0.path("out").exists());
 }
 
 #[test]

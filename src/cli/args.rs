@@ -108,7 +108,8 @@ pub struct PublishArgs {
     /// Go on where a run that was interrupted has stopped. An output that is whole is left as it is.
     #[arg(long)]
     pub resume: bool,
-    /// Read the output back from the disk and compare hashes before it gets its name.
+    /// Read the output back from the disk and compare hashes before it gets its name; with --cache, also what is taken from
+    /// earlier outputs.
     #[arg(long)]
     pub paranoid: bool,
     /// Seconds between two notes of what is done, at least (for tests).
@@ -140,7 +141,8 @@ pub struct MergeArgs {
     pub no_input_hashes: bool,
     #[command(flatten)]
     pub publish: PublishArgs,
-    /// Keep in this file what is known of inputs and outputs, so that the next merge reads only what has changed.
+    /// Keep in this file what is known of tensors of inputs and outputs, so that the next merge reads and makes only what depends
+    /// on tensors that have changed.
     #[arg(long, value_name = "FILE")]
     pub cache: Option<PathBuf>,
     /// Copy no tokenizer files, unless the recipe settles the tokens.
@@ -220,6 +222,17 @@ pub struct RecipeArgs {
     /// Ignore the recipe's lwptv block.
     #[arg(long, conflicts_with = "eta")]
     pub no_lwptv: bool,
+    /// Follow links that leave a model's folder.
+    #[arg(long)]
+    pub follow_links: bool,
+}
+
+/// How the inputs of several merges are read.
+#[derive(Debug, Args)]
+pub struct InputArgs {
+    /// Do not hash the inputs while they are read.
+    #[arg(long)]
+    pub no_input_hashes: bool,
     /// Follow links that leave a model's folder.
     #[arg(long)]
     pub follow_links: bool,

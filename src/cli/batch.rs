@@ -1,7 +1,7 @@
 //! `taskvec batch`.
 
-use super::args::{Common, LimitArgs};
-use super::merge::{io, journal_every, options, unfinished};
+use super::args::{Common, InputArgs, LimitArgs};
+use super::merge::{in_file, journal_every, options, run_each};
 use super::{Outcome, print, progress};
 use clap::Args;
 use serde::Serialize;
@@ -14,13 +14,10 @@ use taskvec::pass::Stop;
 use taskvec::plan::Options;
 use taskvec::recipe::Batch;
 use taskvec::report::escape;
-use taskvec::sink::Existing;
-use taskvec::source::Links;
 use taskvec::tensor::Bytes;
 use taskvec::{Error, Result};
 
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct BatchArgs {
     /// The batch file; paths in it count from its folder.
     #[arg(value_name = "JOBS.yml")]
@@ -33,6 +30,9 @@ pub struct BatchArgs {
     /// Keep in this file what merges know from each other, so that the next run reads only what has changed.
     #[arg(long, value_name = "FILE")]
     pub cache: Option<PathBuf>,
+    /// So many jobs at once, where they read different models. Each gets its share of --memory and --num-threads.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
     /// Say what is up to date and what would be made, and stop.
     #[arg(long)]
     pub dry_run: bool,
@@ -45,34 +45,17 @@ pub struct BatchArgs {
     /// Write no delta files.
     #[arg(long)]
     pub no_delta: bool,
-    /// Do not hash the inputs while they are read.
-    #[arg(long)]
-    pub no_input_hashes: bool,
-    /// Follow links that leave a model's folder.
-    #[arg(long)]
-    pub follow_links: bool,
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
     let start = Instant::now();
-    let batch = job::read_recipe(&args.path).and_then(|text| Batch::parse(&text)).map_err(|e| match e {
-        Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", args.path.display()), problem),
-        other => other,
-    })?;
+    let batch =
+        job::read_recipe(&args.path).and_then(|text| Batch::parse(&text)).map_err(|e| in_file(&args.path, e))?;
     let progress = progress::choose(common);
-    let run = job::Run {
-        io: io(args.limits.io),
-        links: if args.follow_links { Links::All } else { Links::Inside },
-        hash_inputs: !args.no_input_hashes,
-        delta: None,
-        masks: None,
-        existing: Existing::Replace,
-        unfinished: unfinished(true),
-        read_back: false,
-        journal: Some(journal_every(1.0)?),
-        progress: progress.as_ref(),
-        stop,
-    };
+    let run = run_each(&args.limits, &args.inputs, progress.as_ref(), stop);
+    let run = job::Run { journal: Some(journal_every(1.0)?), ..run };
     let mut log = args.events.as_deref().map(Log::open).transpose()?;
     let total = batch.jobs.len();
     let mut begun = 0;
@@ -88,6 +71,9 @@ pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
                 begun += 1;
                 print::note(format_args!("[{begun}/{total}] {}", escape(job)));
             }
+            Event::Ended(result) if args.jobs > 1 => {
+                print::note(format_args!("{}: {}", escape(&result.job), line(result)));
+            }
             Event::Ended(result) => print::note(format_args!("        {}", line(result))),
         }
     };
@@ -100,6 +86,7 @@ pub fn batch(args: &BatchArgs, common: &Common, stop: &Stop) -> Outcome {
             keep: args.keep,
             memo: args.cache.as_deref().map_or_else(|| Ok(Memo::default()), Memo::open)?,
             dry: args.dry_run,
+            lanes: args.jobs,
             events: &mut tell,
         },
     )?;
@@ -131,6 +118,7 @@ struct Summary {
     bytes_read: u64,
     bytes_written: u64,
     bytes_reused: u64,
+    bytes_moved: u64,
     seconds: f64,
     #[serde(skip)]
     first_exit_code: Option<u8>,
@@ -148,13 +136,15 @@ impl Summary {
             bytes_read: 0,
             bytes_written: 0,
             bytes_reused: 0,
+            bytes_moved: 0,
             seconds,
             first_exit_code: None,
         };
         for job in &jobs {
             match &job.end {
-                End::Done { bytes_read, bytes_written, bytes_reused } => {
+                End::Done { bytes_read, bytes_written, bytes_reused, bytes_moved } => {
                     all.made += 1;
+                    all.bytes_moved += bytes_moved;
                     all.bytes_read += bytes_read;
                     all.bytes_written += bytes_written;
                     all.bytes_reused += bytes_reused;
@@ -195,9 +185,9 @@ impl Summary {
 /// One line about a job that is over.
 fn line(result: &JobResult) -> String {
     match &result.end {
-        End::Done { bytes_read, bytes_written, bytes_reused } => {
+        End::Done { bytes_read, bytes_written, bytes_reused, .. } => {
             let reused =
-                if *bytes_reused > 0 { format!(" ({} merged before)", Bytes(*bytes_reused)) } else { String::new() };
+                if *bytes_reused > 0 { format!(" ({} made before)", Bytes(*bytes_reused)) } else { String::new() };
             let (seconds, read, wrote) = (result.seconds, Bytes(*bytes_read), Bytes(*bytes_written));
             format!("made in {seconds:.2} s, read {read}, wrote {wrote}{reused}")
         }

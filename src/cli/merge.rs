@@ -1,12 +1,12 @@
 //! `taskvec merge` and `taskvec plan`.
 
-use super::args::{Common, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
+use super::args::{Common, InputArgs, IoKind, LimitArgs, MergeArgs, PlanArgs, RecipeArgs};
 use super::{Outcome, part, planned, print, progress};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use taskvec::job::StagedPlan;
 use taskvec::mask::Eta;
-use taskvec::pass::Stop;
+use taskvec::pass::{Progress, Stop};
 use taskvec::plan::{Options, Plan, PlannedStage};
 use taskvec::recipe::{Flags, Recipe, Stages};
 use taskvec::report::{Report, TensorAction};
@@ -31,6 +31,7 @@ pub fn merge(args: &MergeArgs, common: &Common, stop: &Stop) -> Outcome {
         copy_tokenizer: !args.no_copy_tokenizer,
         write_card: !args.no_write_model_card,
         memo: args.cache.is_some(),
+        hold: args.cache.is_some(),
         ..Options::default()
     };
     let plan = make_plans(recipe, &args.recipe, &args.limits, wanted, out)?;
@@ -121,10 +122,37 @@ fn make_plans(
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     let plan = job::read_recipe(path).and_then(|text| finish_plan(Stages::parse(&text)?, folder, recipe, options, out));
-    plan.map_err(|e| match e {
+    plan.map_err(|e| in_file(path, e))
+}
+
+/// A problem with a recipe, in the file that it is in.
+pub fn in_file(path: &Path, error: Error) -> Error {
+    match error {
         Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", path.display()), problem),
         other => other,
-    })
+    }
+}
+
+/// How each of several merges runs: outputs replace others, and nothing is kept of what is not finished.
+pub fn run_each<'a>(
+    limits: &LimitArgs,
+    inputs: &InputArgs,
+    progress: &'a dyn Progress,
+    stop: &'a Stop,
+) -> job::Run<'a> {
+    job::Run {
+        io: io(limits.io),
+        links: if inputs.follow_links { Links::All } else { Links::Inside },
+        hash_inputs: !inputs.no_input_hashes,
+        delta: None,
+        masks: None,
+        existing: Existing::Replace,
+        unfinished: Unfinished::Discard,
+        read_back: false,
+        journal: None,
+        progress,
+        stop,
+    }
 }
 
 fn finish_plan(
@@ -255,8 +283,9 @@ fn summarise(report: &Report, out: &Path) {
     let count = |action| report.tensors.iter().filter(|t| t.action == action).count();
     let [merged, pruned, copied] = [TensorAction::Merged, TensorAction::Pruned, TensorAction::Copied].map(count);
     let read: u64 = report.run.passes.iter().map(|p| p.bytes_read).sum();
+    let reused = report.run.bytes_reused.map_or_else(String::new, |bytes| format!(" ({} made before)", Bytes(bytes)));
     print::note(format_args!(
-        "{}: {merged} tensors merged, {pruned} pruned to the base, {copied} copied; read {}, wrote {} in {:.2} s, peak memory {}",
+        "{}: {merged} tensors merged, {pruned} pruned to the base, {copied} copied; read {}, wrote {}{reused} in {:.2} s, peak memory {}",
         out.display(),
         Bytes(read),
         Bytes(report.run.bytes_written),

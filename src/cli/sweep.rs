@@ -1,7 +1,7 @@
 //! `taskvec sweep`.
 
-use super::args::{Common, LimitArgs};
-use super::merge::{io, options, unfinished};
+use super::args::{Common, InputArgs, LimitArgs};
+use super::merge::{in_file, options, run_each};
 use super::{Outcome, compare, print, progress};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -12,8 +12,6 @@ use taskvec::mask::Eta;
 use taskvec::pass::Stop;
 use taskvec::plan::Options;
 use taskvec::report::{SweepRow, Table, escape, sweep_page};
-use taskvec::sink::Existing;
-use taskvec::source::Links;
 use taskvec::tensor::Bytes;
 use taskvec::{Error, Result};
 
@@ -25,7 +23,6 @@ const HARMONIC: [&str; 3] = ["h_score", "h", "H"];
 const POINTS_MAX: usize = 1000;
 
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one flag")]
 pub struct SweepArgs {
     /// The recipe.
     #[arg(value_name = "RECIPE.yml")]
@@ -55,12 +52,8 @@ pub struct SweepArgs {
     pub json: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Do not hash the inputs while they are read.
-    #[arg(long)]
-    pub no_input_hashes: bool,
-    /// Follow links that leave a model's folder.
-    #[arg(long)]
-    pub follow_links: bool,
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// Numbers as given.
@@ -112,19 +105,7 @@ pub fn sweep(args: &SweepArgs, common: &Common, stop: &Stop) -> Outcome {
         return Err(Error::Usage(format!("--eval: write {MODEL} where the folder of the model goes")));
     }
     let progress = progress::choose(common);
-    let run = job::Run {
-        io: io(args.limits.io),
-        links: if args.follow_links { Links::All } else { Links::Inside },
-        hash_inputs: !args.no_input_hashes,
-        delta: None,
-        masks: None,
-        existing: Existing::Replace,
-        unfinished: unfinished(false),
-        read_back: false,
-        journal: None,
-        progress: progress.as_ref(),
-        stop,
-    };
+    let run = run_each(&args.limits, &args.inputs, progress.as_ref(), stop);
     let total = settings.len();
     let mut count = 0;
     let mut done = |point: &Point, before: bool| {
@@ -148,10 +129,7 @@ pub fn sweep(args: &SweepArgs, common: &Common, stop: &Stop) -> Outcome {
             done: &mut done,
         },
     )
-    .map_err(|e| match e {
-        Error::Recipe { place, problem } => Error::recipe(format!("{}: {place}", args.path.display()), problem),
-        other => other,
-    })?;
+    .map_err(|e| in_file(&args.path, e))?;
     let best = best(&points, args)?;
     let rows: Vec<SweepRow> = points.iter().map(row).collect();
     let marked = best.as_ref().map(|(i, metric)| (*i, metric.as_str()));

@@ -8,6 +8,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Bytes gathered before a write.
@@ -108,6 +109,11 @@ impl Writer {
         self.file.again()
     }
 
+    /// Where payloads begin.
+    pub fn header_bytes(&self) -> u64 {
+        self.header_bytes
+    }
+
     /// The place of the payload that was ended last, counted from the end of the header.
     pub fn last_payload(&self) -> Option<(u64, u64)> {
         self.payloads.last().map(|&(_, begin, end)| (begin, end))
@@ -183,6 +189,24 @@ impl Writer {
             }
             self.flush()?;
         }
+    }
+
+    /// Takes a tensor's payload as it is from another delta file: inside the kernel, where that can.
+    pub fn take(&mut self, tensor: &str, (from, offset): (&File, u64), bytes: u64) -> Result<()> {
+        self.flush()?;
+        let start = self.at;
+        if self.file.copy_at(start, (from, offset), bytes)?.is_some() {
+            self.at += bytes;
+            return self.close(payload_name(tensor), start);
+        }
+        let mut at = 0;
+        while at < bytes {
+            self.buffer.resize((bytes - at).min(BUFFER_BYTES as u64) as usize, 0);
+            from.read_exact_at(&mut self.buffer, offset + at).map_err(Error::io(self.file.path(), "copy into"))?;
+            at += self.buffer.len() as u64;
+            self.flush()?;
+        }
+        self.close(payload_name(tensor), start)
     }
 
     /// Adds the payloads that describe the others, writes the header and syncs. Returns the file's length.

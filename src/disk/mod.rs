@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub enum Call<'a> {
     Remove,
     RemoveFolder,
 }
+
+/// The blocks that most file systems can share between files.
+const SHARED_BLOCK_BYTES: u64 = 4096;
 
 /// How often an interrupted call is made again.
 const ATTEMPTS: usize = 1000;
@@ -120,6 +124,19 @@ impl File {
                 }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::io(&self.path, "copy into")(e.into())),
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Takes a range from the same place of another file, inside the kernel; `None` if it cannot. Whole blocks are asked for
+    /// by themselves: file systems that can, share them instead of copying.
+    pub fn take_range(&self, from: &fs::File, range: Range<u64>) -> Result<Option<()>> {
+        let first = range.start.next_multiple_of(SHARED_BLOCK_BYTES).min(range.end);
+        let last = (range.end / SHARED_BLOCK_BYTES * SHARED_BLOCK_BYTES).max(first);
+        for part in [range.start..first, first..last, last..range.end] {
+            if self.copy_at(part.start, (from, part.start), part.end - part.start)?.is_none() {
+                return Ok(None);
             }
         }
         Ok(Some(()))

@@ -49,7 +49,8 @@ pub(super) fn survey(
     actions: &[Action],
     runs: &mut Vec<PassRun>,
 ) -> Result<Vec<Survey>> {
-    let merged: Vec<Work> = works.iter().filter(|w| actions[w.tensor].copied == Copied::No).cloned().collect();
+    let merged = works.iter().filter(|w| actions[w.tensor].copied == Copied::No && !w.is_empty());
+    let merged: Vec<Work> = merged.cloned().collect();
     let shown: u64 = merged.iter().map(|w| plan.tensors[w.tensor].elements).sum();
     let tensors: Vec<Shown<'_>> = merged.iter().map(|w| shown_tensor(plan, w.tensor)).collect();
     let scene = Scene {

@@ -1,49 +1,57 @@
 //! What merges know from each other, in a file between runs. It only spares work: it may be removed at any time.
 
-use super::memo::{Known, Merged};
+use super::keys::Key;
+use super::memo::{Coded, Known, Made, Seen};
 use super::sealed::{seal, unseal};
+use crate::container;
 use crate::error::{Error, Result};
 use crate::kernel::Change;
 use crate::limits::CACHE_MAX_BYTES;
-use crate::sink::write_whole;
+use crate::pass::Content;
+use crate::plan::SEMANTICS;
+use crate::sink::{WrittenTensor, write_whole};
+use crate::source::RangeHash;
 use crate::tensor::{Expected, Identity};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Another version may compute other bytes.
-const VERSION: &str = concat!("taskvec cache 1, ", env!("CARGO_PKG_VERSION"));
+/// Of the file itself; of merges and of delta files, whose bytes are taken from earlier outputs.
+const VERSION: (u32, u32, u32) = (2, SEMANTICS, container::FORMAT);
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    version: String,
+    version: (u32, u32, u32),
     /// The bits of sums, by what was summed.
-    sums: Vec<(String, Vec<u64>)>,
-    /// Hashes of files, by what tells a file from a changed one.
-    hashes: Vec<([i64; 6], String)>,
-    /// Files that hold merged tensors.
-    files: Vec<StoredFile>,
-    merged: Vec<StoredTensor>,
+    sums: Vec<(Hex, Vec<u64>)>,
+    /// Hashes of files.
+    hashes: Vec<(Identity, Hex)>,
+    /// By file: first byte, length and hashes of tensors.
+    contents: Vec<(Identity, Vec<StoredContent>)>,
+    /// Files that hold what was made.
+    files: Vec<(PathBuf, Expected)>,
+    made: Vec<StoredTensor>,
 }
 
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct StoredFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
+type StoredContent = (u64, u64, Hex, Hex);
+
+/// 32 bytes, hexadecimal.
+#[derive(Serialize, Deserialize)]
+struct Hex(String);
 
 #[derive(Serialize, Deserialize)]
 struct StoredTensor {
-    key: String,
+    key: Hex,
     /// Index into `files`.
     file: usize,
     offset: u64,
     /// Elements that differ from the base, and the bits of the largest difference.
     change: Option<(u64, u32)>,
+    range: Option<RangeHash>,
+    hash: Option<Hex>,
+    /// Its delta: index into `files`, what places in it count from, what is written there, and the base's hash.
+    coded: Option<(usize, u64, WrittenTensor, Hex)>,
 }
 
 /// What the file at `path` knows: nothing, if it is not there, damaged, or of another version.
@@ -63,9 +71,15 @@ pub fn load(path: &Path) -> Result<Known> {
     Ok(known.unwrap_or_default())
 }
 
-/// Writes the file, whole or not at all.
+/// Writes the file, whole or not at all; without what was made, if it would be too long.
 pub fn save(path: &Path, known: &Known) -> Result<()> {
-    write_whole(path, seal(&stored(known))?.0.as_bytes())
+    let mut stored = stored(known);
+    let mut text = seal(&stored)?.0;
+    if text.len() as u64 > CACHE_MAX_BYTES {
+        (stored.files, stored.made) = (Vec::new(), Vec::new());
+        text = seal(&stored)?.0;
+    }
+    write_whole(path, text.as_bytes())
 }
 
 fn restored(text: &[u8]) -> Option<Known> {
@@ -75,51 +89,91 @@ fn restored(text: &[u8]) -> Option<Known> {
     if stored.version != VERSION {
         return None;
     }
-    let key = |hex: &str| blake3::Hash::from_hex(hex).ok().map(|h| *h.as_bytes());
     let floats = |bits: Vec<u64>| bits.into_iter().map(f64::from_bits).collect();
-    let sums = stored.sums.into_iter().map(|(k, bits)| Some((key(&k)?, floats(bits)))).collect::<Option<_>>()?;
-    let hash = |(identity, hex): ([i64; 6], String)| Some((identity, blake3::Hash::from_hex(&hex).ok()?));
-    let hashes = stored.hashes.into_iter().map(hash).collect::<Option<_>>()?;
-    let files: Vec<_> = stored.files.into_iter().map(|f| Arc::new(f.file())).collect();
-    let tensor = |t: StoredTensor| {
-        let change = t.change.map(|(elements, bits)| Change { elements, max_abs: f32::from_bits(bits) });
-        Some((key(&t.key)?, Merged { file: files.get(t.file)?.clone(), offset: t.offset, change }))
-    };
-    let merged = stored.merged.into_iter().map(tensor).collect::<Option<_>>()?;
-    Some(Known { sums, hashes, merged })
+    let sums = stored.sums.into_iter().map(|(k, bits)| Some((k.key()?, floats(bits)))).collect::<Option<_>>()?;
+    let hashes = stored.hashes.into_iter().map(|(file, hash)| Some((file, hash.hash()?))).collect::<Option<_>>()?;
+    let mut contents = BTreeMap::new();
+    for (file, tensors) in stored.contents {
+        for (offset, bytes, whole, head) in tensors {
+            contents.insert((file, offset, bytes), Content { whole: whole.hash()?, head: head.hash()? });
+        }
+    }
+    let files: Vec<Seen> = stored.files.into_iter().map(Arc::new).collect();
+    let made = stored.made.into_iter().map(|t| t.made(&files)).collect::<Option<_>>()?;
+    Some(Known { sums, hashes, contents, made })
 }
 
 fn stored(known: &Known) -> Stored {
-    let hex = |key: &[u8; 32]| blake3::Hash::from_bytes(*key).to_hex().to_string();
     let bits = |sums: &[f64]| sums.iter().map(|s| s.to_bits()).collect();
-    let mut files: Vec<StoredFile> = Vec::new();
-    let mut merged = Vec::new();
-    for (key, m) in &known.merged {
-        let Some(file) = StoredFile::of(&m.file) else { continue };
-        let index = files.iter().position(|f| *f == file).unwrap_or_else(|| {
-            files.push(file);
-            files.len() - 1
-        });
-        let change = m.change.map(|c| (c.elements, c.max_abs.to_bits()));
-        merged.push(StoredTensor { key: hex(key), file: index, offset: m.offset, change });
+    let mut contents: Vec<(Identity, Vec<StoredContent>)> = Vec::new();
+    for (&(file, offset, bytes), content) in &known.contents {
+        let tensor = (offset, bytes, Hex::of(content.whole), Hex::of(content.head));
+        match contents.last_mut() {
+            Some((last, tensors)) if *last == file => tensors.push(tensor),
+            _ => contents.push((file, vec![tensor])),
+        }
     }
+    let mut files = Vec::new();
+    let made = known.made.iter().map(|(key, made)| StoredTensor::of(*key, made, &mut files)).collect();
     Stored {
-        version: VERSION.to_owned(),
-        sums: known.sums.iter().map(|(key, sums)| (hex(key), bits(sums))).collect(),
-        hashes: known.hashes.iter().map(|(identity, hash)| (*identity, hash.to_hex().to_string())).collect(),
+        version: VERSION,
+        sums: known.sums.iter().map(|(key, sums)| (Hex::of((*key).into()), bits(sums))).collect(),
+        hashes: known.hashes.iter().map(|(file, hash)| (*file, Hex::of(*hash))).collect(),
+        contents,
         files,
-        merged,
+        made,
     }
 }
 
-impl StoredFile {
-    fn of((path, expected): &(PathBuf, Expected)) -> Option<Self> {
-        let Identity { device, inode, bytes, modified, changed } = expected.identity?;
-        Some(Self { path: path.clone(), device, inode, bytes, modified, changed })
+impl StoredTensor {
+    fn of(key: Key, made: &Made, files: &mut Vec<(PathBuf, Expected)>) -> Self {
+        let mut index = |seen: &Seen| {
+            files.iter().position(|f| *f == **seen).unwrap_or_else(|| {
+                files.push((**seen).clone());
+                files.len() - 1
+            })
+        };
+        let coded = made.coded.as_ref();
+        Self {
+            key: Hex::of(key.into()),
+            file: index(&made.file),
+            offset: made.offset,
+            change: made.change.map(|c| (c.elements, c.max_abs.to_bits())),
+            range: made.range.clone(),
+            hash: made.hash.map(Hex::of),
+            coded: coded.map(|c| (index(&c.file), c.header_bytes, c.written.clone(), Hex::of(c.base))),
+        }
     }
 
-    fn file(self) -> (PathBuf, Expected) {
-        let Self { path, device, inode, bytes, modified, changed } = self;
-        (path, Expected { bytes, identity: Some(Identity { device, inode, bytes, modified, changed }) })
+    fn made(self, files: &[Seen]) -> Option<(Key, Made)> {
+        let coded = match self.coded {
+            None => None,
+            Some((file, header_bytes, written, base)) => {
+                Some(Coded { file: files.get(file)?.clone(), header_bytes, written, base: base.hash()? })
+            }
+        };
+        let made = Made {
+            file: files.get(self.file)?.clone(),
+            offset: self.offset,
+            change: self.change.map(|(elements, bits)| Change { elements, max_abs: f32::from_bits(bits) }),
+            range: self.range,
+            hash: self.hash.and_then(|h| h.hash()),
+            coded,
+        };
+        Some((self.key.key()?, made))
+    }
+}
+
+impl Hex {
+    fn of(hash: blake3::Hash) -> Self {
+        Self(hash.to_hex().to_string())
+    }
+
+    fn hash(&self) -> Option<blake3::Hash> {
+        blake3::Hash::from_hex(&self.0).ok()
+    }
+
+    fn key(&self) -> Option<Key> {
+        Some(*self.hash()?.as_bytes())
     }
 }

@@ -107,6 +107,7 @@ pub fn check_deep(out: &Path, run: &DeepRun<'_>) -> Result<DeepReport> {
             hash: &hash,
             written: &written,
             tensor_hashes: None,
+            ranges: None,
         };
         let outcome = engine.merge(&merge, &target, &mut Unheard)?;
         report.bytes += outcome.bytes_written;

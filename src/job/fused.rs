@@ -63,6 +63,7 @@ pub fn report(
             stages: Vec::new(),
             start: Instant::now(),
             resume_id: None,
+            moved: (0, 0),
         };
         let mut report = made.report(Vec::new());
         report.run.bytes_written = 0;

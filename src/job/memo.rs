@@ -1,28 +1,25 @@
-//! What the merges of a batch know from each other: sums of pass 1, hashes of input files, and merged tensors.
+//! What the merges of a batch know from each other, and with a cache what those of earlier runs did: sums of pass 1, hashes of
+//! inputs, and where tensors lie in outputs.
 //!
 //! A merged tensor depends on the method, its settings and its values in the sources that are read, not on eta: merges that
-//! differ in eta alone take it from the first output that has it.
+//! differ in eta alone take it from the first output that has it. Inputs are told by their files and places in them; with a
+//! cache by their content, so that a file that was written again is known in all tensors that are as they were.
 
+use super::keys::{Key, Keys, is_stored};
 use super::resume::Past;
-use super::{Scoring, cache, delta};
+use super::{Scoring, assign, cache};
 use crate::error::Result;
 use crate::kernel::Change;
 use crate::limits::MEMO_ENTRIES_MAX;
 use crate::method::Method;
-use crate::pass::{Action, Copied, Engine, Reused, ReusedTensor, Work};
-use crate::plan::{Place, Plan};
-use crate::source::{self, Files, Io, Links};
-use crate::survey::Score;
-use crate::tensor::Expected;
-use std::collections::BTreeMap;
+use crate::pass::{Action, Content, Contents, Engine, PassRun, Work};
+use crate::plan::Plan;
+use crate::sink::WrittenTensor;
+use crate::source::{self, Files, Io, Links, RangeHash};
+use crate::tensor::{Expected, Identity};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// What tells a file from a changed one.
-type Identity = [i64; 6];
-
-/// blake3 of all that a value depends on.
-type Key = [u8; 32];
 
 /// Kept in memory while a batch runs: a few numbers for each tensor and file.
 #[derive(Debug, Default)]
@@ -37,25 +34,51 @@ pub(super) struct Known {
     /// By what was summed: one sum per task.
     pub sums: BTreeMap<Key, Vec<f64>>,
     pub hashes: BTreeMap<Identity, blake3::Hash>,
-    pub merged: BTreeMap<Key, Merged>,
+    /// What tensors hold, by file, first byte and length.
+    pub contents: BTreeMap<(Identity, u64, u64), Content>,
+    pub made: BTreeMap<Key, Made>,
 }
 
-/// A merged tensor in an output.
+/// A file, as it was when it was seen.
+pub(super) type Seen = Arc<(PathBuf, Expected)>;
+
+/// A tensor in an output.
 #[derive(Clone, Debug)]
-pub(super) struct Merged {
-    pub file: Arc<(PathBuf, Expected)>,
+pub(super) struct Made {
+    pub file: Seen,
     pub offset: u64,
+    /// How it differs from the base, where that is known.
     pub change: Option<Change>,
+    /// What the hash of the file knows of it.
+    pub range: Option<RangeHash>,
+    /// Its hash, where there is a delta file.
+    pub hash: Option<blake3::Hash>,
+    pub coded: Option<Coded>,
 }
 
-/// A tensor that a merge computes, or takes from another that has.
+/// A tensor in an output's delta file.
+#[derive(Clone, Debug)]
+pub(super) struct Coded {
+    pub file: Seen,
+    /// What places in it count from.
+    pub header_bytes: u64,
+    pub written: WrittenTensor,
+    /// The hash of the base's tensor that it is coded against.
+    pub base: blake3::Hash,
+}
+
+/// A tensor of an output under way.
 #[derive(Debug)]
 pub(super) struct Computed {
     pub tensor: usize,
-    /// How it differs from the base; known when it is made.
+    pub key: Key,
+    /// Whether it was taken from another output.
+    pub reused: bool,
     pub change: Option<Change>,
-    key: Key,
-    reused: bool,
+    pub range: Option<RangeHash>,
+    pub hash: Option<blake3::Hash>,
+    /// Of its delta: what payloads count from, what is written, and the hash of the base's tensor.
+    pub coded: Option<(u64, WrittenTensor, blake3::Hash)>,
 }
 
 impl Memo {
@@ -64,14 +87,19 @@ impl Memo {
         Ok(Self { known: Mutex::new(cache::load(path)?), path: Some(path.to_owned()) })
     }
 
-    /// Tells what is known of the inputs of a plan.
-    pub(super) fn recall(&self, plan: &Plan, engine: &mut Engine<'_>, past: &mut Past) {
+    /// Tells what is known of the inputs of a plan. Reads those of which nothing is known as far as they may be known under
+    /// another name.
+    pub(super) fn recall(&self, plan: &Plan, engine: &mut Engine<'_>, past: &mut Past) -> Result<Option<PassRun>> {
         self.recall_hashes(engine);
+        let run = match self.recall_contents(plan, engine) {
+            Some(heads) if !heads.is_empty() => Some(engine.look_for(&heads)?).filter(|run| run.bytes_read > 0),
+            _ => None,
+        };
         let known = self.lock();
-        let identities = engine.files().identities();
-        let sums = (0..plan.tensors.len())
-            .filter_map(|t| Some((t, known.sums.get(&sums_key(plan, &identities, t)?)?.clone())));
+        let keys = Keys::new(plan, engine);
+        let sums = (0..plan.tensors.len()).filter_map(|t| Some((t, known.sums.get(&keys.sums(t)?)?.clone())));
         past.sums.extend(sums);
+        Ok(run)
     }
 
     /// Tells what is known of the hashes of inputs.
@@ -84,38 +112,58 @@ impl Memo {
         }
     }
 
-    /// Has tensors that an earlier merge computed taken from its output, as far as that is as it was.
-    pub(super) fn reuse(
-        &self,
-        plan: &Plan,
-        engine: &mut Engine<'_>,
-        method: &dyn Method,
-        works: &mut [Work],
-        actions: &mut [Action],
-    ) -> Vec<Computed> {
-        let mut computed = computed(plan, &engine.files().identities(), method, works, actions);
+    /// Has the tensors of the inputs hashed, if there is a cache that can hold so many, and tells of those that are known.
+    /// Returns how known tensors begin.
+    fn recall_contents(&self, plan: &Plan, engine: &mut Engine<'_>) -> Option<BTreeSet<[u8; 32]>> {
+        let few = plan.tensors.len() * plan.sources.len() <= MEMO_ENTRIES_MAX;
+        self.path.as_ref().filter(|_| few)?;
+        let places = plan.tensors.iter().flat_map(|t| t.places.iter().map(|p| (p, t.elements)));
+        let stored = places.filter(|(place, _)| is_stored(place));
+        let mut contents =
+            Contents::new(stored.map(|(p, elements)| (p.file, p.offset, elements * p.dtype.bytes() as u64)));
         let known = self.lock();
-        let found: Vec<(usize, &Merged)> =
-            computed.iter().filter_map(|c| Some((c.tensor, known.merged.get(&c.key)?))).collect();
-        let reused = open(&found);
-        let base = plan.base().filter(|_| delta::wants_hashes(plan));
-        for tensor in reused.tensors() {
-            works[tensor].sources = base.into_iter().collect();
-            actions[tensor].copied = Copied::Reused;
+        for (file, identity) in engine.files().identities().into_iter().enumerate() {
+            let of_file = known.contents.range((identity, 0, 0)..=(identity, u64::MAX, u64::MAX));
+            of_file.for_each(|(&(_, offset, _), content)| contents.know(file, offset, *content));
         }
-        computed.iter_mut().for_each(|c| c.reused = actions[c.tensor].copied == Copied::Reused);
-        engine.reuse(reused);
-        computed
+        engine.set_contents(contents);
+        Some(known.contents.values().map(|c| *c.head.as_bytes()).collect())
     }
 
-    /// Takes in what a merge found out about its inputs.
-    pub(super) fn learn(&self, plan: &Plan, files: &Files, scoring: &Scoring, hashes: Option<&[blake3::Hash]>) {
-        self.learn_hashes(files, hashes);
+    /// The tensors of this merge that an earlier one has made, and where.
+    pub(super) fn find(
+        &self,
+        keys: &Keys<'_>,
+        method: &dyn Method,
+        works: &[Work],
+        actions: &[Action],
+    ) -> BTreeMap<usize, Made> {
+        let known = self.lock();
+        let made = keys.made(method, works, actions);
+        made.into_iter().filter_map(|(tensor, key)| Some((tensor, known.made.get(&key)?.clone()))).collect()
+    }
+
+    /// Takes in what a merge found out about its inputs. Returns the keys of what it made.
+    pub(super) fn learn(
+        &self,
+        plan: &Plan,
+        engine: &Engine<'_>,
+        scoring: &Scoring,
+        method: &dyn Method,
+        hashes: Option<&[blake3::Hash]>,
+    ) -> Vec<(usize, Key)> {
+        self.learn_hashes(engine.files(), hashes);
+        let identities = engine.files().identities();
+        let keys = Keys::new(plan, engine);
         let mut known = self.lock();
-        let identities = files.identities();
-        let keyed = scoring.sums.iter().filter_map(|(&t, sums)| Some((sums_key(plan, &identities, t)?, sums.clone())));
-        known.sums.extend(keyed);
+        known.sums.extend(scoring.sums.iter().filter_map(|(&t, sums)| Some((keys.sums(t)?, sums.clone()))));
+        let contents = engine.contents().into_iter().flat_map(Contents::known);
+        known
+            .contents
+            .extend(contents.map(|((file, offset, bytes), content)| ((identities[file], offset, bytes), content)));
         known.forget_beyond(MEMO_ENTRIES_MAX);
+        let (works, actions) = assign(plan, scoring);
+        keys.made(method, &works, &actions)
     }
 
     /// Takes in the hashes of inputs.
@@ -124,24 +172,30 @@ impl Memo {
         self.lock().hashes.extend(files.identities().into_iter().zip(hashes));
     }
 
-    /// Notes where the merged tensors of an output are, now that it has its name.
-    pub(super) fn published(&self, plan: &Plan, out: &Path, computed: Vec<Computed>) {
+    /// Notes where the tensors of an output and of its delta file are, now that they have their names.
+    pub(super) fn published(&self, plan: &Plan, out: &Path, delta: &Path, computed: Vec<Computed>) {
         let whole = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
         // An output that cannot be read back is none to take anything from.
         let Ok(made) = source::open(&whole.to_string_lossy(), Path::new(""), Links::Inside) else { return };
         let files: Vec<_> = made.files.iter().map(|f| Arc::new((f.path.clone(), f.expected()))).collect();
         let places: BTreeMap<&str, _> = made.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let delta = seen(delta);
         let mut known = self.lock();
         // What stood there before is gone.
-        let gone = |m: &Merged| files.iter().any(|f| f.0 == m.file.0 && **f != *m.file);
-        known.merged.retain(|_, m| !gone(m));
-        for Computed { tensor, change, key, reused } in computed {
+        let gone = |old: &Seen| files.iter().chain(&delta).any(|f| f.0 == old.0 && **f != **old);
+        known.made.retain(|_, m| !gone(&m.file));
+        for m in known.made.values_mut() {
+            m.coded.take_if(|c| gone(&c.file));
+        }
+        for Computed { tensor, key, reused, change, range, hash, coded } in computed {
             let Some(t) = places.get(plan.tensors[tensor].name.as_str()) else { continue };
-            let file = &files[t.file];
             // What was taken from another output is there still, unless this one took its place.
-            if !reused || !known.merged.contains_key(&key) {
-                known.merged.insert(key, Merged { file: file.clone(), offset: t.offset, change });
+            if reused && known.made.contains_key(&key) {
+                continue;
             }
+            let coded = coded.zip(delta.clone());
+            let coded = coded.map(|((header_bytes, written, base), file)| Coded { file, header_bytes, written, base });
+            known.made.insert(key, Made { file: files[t.file].clone(), offset: t.offset, change, range, hash, coded });
         }
         known.forget_beyond(MEMO_ENTRIES_MAX);
         // The output is whole: a cache that cannot be written spares nothing next time, no more.
@@ -163,8 +217,11 @@ impl Known {
         if self.sums.values().map(Vec::len).sum::<usize>() > entries {
             self.sums.clear();
         }
-        if self.merged.len() > entries {
-            self.merged.clear();
+        if self.contents.len() > entries {
+            self.contents.clear();
+        }
+        if self.made.len() > entries {
+            self.made.clear();
         }
         if self.hashes.len() > entries {
             self.hashes.clear();
@@ -172,95 +229,11 @@ impl Known {
     }
 }
 
-/// Opens the files of these tensors; those of a file that is gone or changed are left out.
-fn open(found: &[(usize, &Merged)]) -> Reused {
-    // The same path may have been other files at other times.
-    let mut files: Vec<(&(PathBuf, Expected), Option<usize>)> = Vec::new();
-    let mut opened: Vec<(&Path, Expected)> = Vec::new();
-    let mut tensors = BTreeMap::new();
-    for (tensor, merged) in found {
-        let known = files.iter().find(|(file, _)| **file == *merged.file).map(|(_, index)| *index);
-        let file = known.unwrap_or_else(|| {
-            let (path, expected) = (&*merged.file.0, merged.file.1);
-            let index = Files::open(std::iter::once((path, expected)), Io::Pread).ok().map(|_| opened.len());
-            opened.extend(index.map(|_| (path, expected)));
-            files.push((&merged.file, index));
-            index
-        });
-        if let Some(file) = file {
-            tensors.insert(*tensor, ReusedTensor { file, offset: merged.offset, change: merged.change });
-        }
-    }
-    Files::open(opened.into_iter(), Io::Pread).map_or_else(|_| Reused::default(), |files| Reused::new(files, tensors))
-}
-
-/// Whether a tensor is simply stored there, so that a file and an offset say all.
-fn is_stored(place: &Place) -> bool {
-    place.coded.is_none() && place.adapter.is_none() && place.rows.is_none() && place.computed.is_none()
-}
-
-/// What stands at a place.
-fn content(identities: &[Identity], place: &Place) -> serde_json::Value {
-    serde_json::json!([identities[place.file], place.offset, place.dtype.header_name()])
-}
-
-/// What the sums of a tensor depend on; `None` where it is not simply stored in a file of each source.
-fn sums_key(plan: &Plan, identities: &[Identity], tensor: usize) -> Option<Key> {
-    let score = plan.recipe.lwptv.as_ref()?.score;
-    let t = &plan.tensors[tensor];
-    let sources = if score == Score::Saliency { plan.experts() } else { 0..plan.sources.len() };
-    let places = &t.places[sources];
-    let contents: Vec<_> = places.iter().map(|p| content(identities, p)).collect();
-    let all =
-        serde_json::json!(["sums", score == Score::Saliency, plan.options.allow_non_finite, t.elements, contents]);
-    (t.layer.is_some() && places.iter().all(is_stored)).then(|| key(&all))
-}
-
-/// The tensors that this merge computes from values that are simply stored, each by itself.
-fn computed(
-    plan: &Plan,
-    identities: &[Identity],
-    method: &dyn Method,
-    works: &[Work],
-    actions: &[Action],
-) -> Vec<Computed> {
-    let of_model = plan.surveys > 0 && method.tensor_bytes(1).is_none();
-    if of_model || plan.prunes_elements() || plan.masks.is_some() {
-        return Vec::new();
-    }
-    let merged = works.iter().filter(|w| actions[w.tensor].copied == Copied::No);
-    let computed = |w: &Work| {
-        let key = merged_key(plan, identities, w)?;
-        Some(Computed { tensor: w.tensor, change: None, key, reused: false })
-    };
-    merged.filter_map(computed).collect()
-}
-
-/// What a merged tensor depends on.
-fn merged_key(plan: &Plan, identities: &[Identity], work: &Work) -> Option<Key> {
-    let t = &plan.tensors[work.tensor];
-    if !work.sources.iter().all(|&s| is_stored(&t.places[s])) {
-        return None;
-    }
-    let contents: Vec<_> = work.sources.iter().map(|&s| (s, content(identities, &t.places[s]))).collect();
-    let model = (plan.elements(), plan.tensors.len(), plan.sources.len(), plan.recipe.base_expert());
-    Some(key(&serde_json::json!([
-        "merged",
-        plan.recipe.method.name,
-        format!("{:?}", plan.settings[t.settings].values()),
-        plan.settings[t.settings].depth().to_bits(),
-        format!("{:?}", plan.form()),
-        model,
-        t.name,
-        t.shape,
-        t.dtype.header_name(),
-        t.block_elements,
-        plan.options.seed,
-        plan.options.allow_non_finite,
-        contents,
-    ])))
-}
-
-fn key(all: &serde_json::Value) -> Key {
-    *blake3::hash(all.to_string().as_bytes()).as_bytes()
+/// The file at `path`, as it is now.
+fn seen(path: &Path) -> Option<Seen> {
+    let path = std::path::absolute(path).ok()?;
+    let expected = Expected { bytes: std::fs::metadata(&path).ok()?.len(), identity: None };
+    let files = Files::open(std::iter::once((path.as_path(), expected)), Io::Pread).ok()?;
+    let identity = files.identities().first().copied();
+    Some(Arc::new((path, Expected { identity, ..expected })))
 }

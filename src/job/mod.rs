@@ -10,9 +10,11 @@ mod delta;
 mod diff;
 mod done;
 mod fused;
+mod keys;
 mod known;
 mod machine;
 mod memo;
+mod moved;
 mod noted;
 mod output;
 mod parts;
@@ -28,9 +30,10 @@ mod store;
 mod sweep;
 mod tokens;
 mod verify;
+mod waves;
 
 pub use apply::{ApplyReport, ApplyRun, Verify, apply, check_delta};
-pub use batch::{BatchRun, End, Event, JobResult, batch};
+pub use batch::{BatchRun, End, Event, Events, JobResult, batch};
 pub use compare::{CompareRun, compare};
 pub use deep::{DeepReport, DeepRun, check_deep};
 pub use diff::{DiffReport, DiffRun, diff};
@@ -51,7 +54,7 @@ pub use verify::check_output;
 use crate::error::{Error, Result};
 use crate::limits::{COEFFICIENTS_MAX_BYTES, RECIPE_MAX_BYTES};
 use crate::method::Method;
-use crate::pass::{Action, Engine, Follower as _, How, Merge, Outcome, PassRun, Progress, Stop};
+use crate::pass::{Action, Engine, Outcome, PassRun, Progress, Stop};
 use crate::plan::{Options, Plan};
 use crate::recipe::{Coefficients, Recipe};
 use crate::report::{Report, StageReport};
@@ -60,10 +63,11 @@ use crate::source::{self, Files, Io, Links, PieceHash, is_delta, open_chain};
 use crate::tensor::{Bytes, Inventory};
 use assign::{assign, survey};
 use memo::Computed;
-use noted::NotedMerge;
+use moved::{Moved, Mover, Taken, ranges};
 use resume::{Past, Record};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use waves::Waves;
 
 /// How a merge runs; none of it changes the output's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -243,7 +247,8 @@ fn merge_with(plan: &Plan, out: &Path, run: &Run<'_>, stages: Vec<StageReport>, 
             aside.into_iter().chain(masks).try_for_each(StagedFile::publish)?;
             tracing::info!("published {}", out.display());
             if let Some(memo) = memo {
-                memo.published(plan, out, computed);
+                let inside = out.join(delta::NAME);
+                memo.published(plan, out, run.delta.unwrap_or(&inside), computed);
             }
             Ok(report)
         }
@@ -289,17 +294,19 @@ fn fill(
     *record = opened;
     let mut engine = Engine::new(plan, &files, run.hash_inputs, run.progress, run.stop)?;
     past.restore_inputs(&mut engine);
-    memo.iter().for_each(|m| m.recall(plan, &mut engine, &mut past));
+    let looked = memo.map(|m| m.recall(plan, &mut engine, &mut past)).transpose()?.flatten();
 
     let fused = fused::start(plan, &mut engine)?;
     let averaged = engine.average_rows()?;
+    if !past.sums.is_empty() {
+        engine.hold();
+    }
     let scoring = Scoring::gather(plan, &engine, &past, record.as_mut())?;
+    engine.hold_no_more();
     engine.set_elements(scoring.elements.clone());
     let (mut works, mut actions) = assign(plan, &scoring);
     let method = start_method(plan)?;
-    let mut computed =
-        memo.map_or_else(Vec::new, |m| m.reuse(plan, &mut engine, method.as_ref(), &mut works, &mut actions));
-    let mut runs: Vec<PassRun> = averaged.into_iter().chain(scoring.runs.iter().cloned()).collect();
+    let mut runs: Vec<PassRun> = looked.into_iter().chain(averaged).chain(scoring.runs.iter().cloned()).collect();
 
     let delta_path = aside.map_or_else(|| staging.folder().join(delta::NAME), |a| a.part().to_owned());
     let mut target = Output::open(plan, staging, &actions, &delta_path, (&mut past, record.as_mut()), &mut runs)?;
@@ -309,45 +316,31 @@ fn fill(
     if let Some(record) = record {
         record.start_at(past.tensors);
     }
-    let hash: Vec<bool> = scoring.hashed.iter().map(|h| !h).collect();
     let mut tensor_hashes = delta::wants_hashes(plan).then(|| delta::tensor_hashes(plan));
     tensor_hashes.iter_mut().for_each(|hashes| past.restore_tensors(plan, hashes));
+    let mut moved = Moved::default();
+    if let Some(memo) = memo {
+        let mover = Mover { plan, progress: run.progress, stop: run.stop, paranoid: run.read_back };
+        let (assigned, made) = ((&mut works[..], &mut actions[..]), (&mut target, &mut tensor_hashes));
+        moved = mover.take(memo, &mut engine, method.as_ref(), assigned, made, &past)?;
+        runs.extend(moved.run.take());
+    }
     let mut outcome = Outcome::new(plan.tensors.len());
     outcome.changes = past.changes(plan.tensors.len());
-    // Waves are runs of the plan's tensors, in order: so the delta's runs of blocks come in tensor order.
-    for wave in &plan.waves.runs {
-        let first = wave.start.max(past.tensors);
-        if first >= wave.end {
-            continue;
-        }
-        // What is found over the whole model takes the whole model.
-        let by_tensor = method.tensor_bytes(1).is_some();
-        let surveyed = &works[if by_tensor { first } else { wave.start }..wave.end];
-        let works = &works[first..wave.end];
-        let done = survey(plan, &engine, method.as_ref(), surveyed, &actions, &mut runs)?;
-        let merge = Merge {
-            works,
-            how: How { actions: &actions, method: method.as_ref(), done: &done },
-            hash: &hash,
-            written: &target.written,
-            tensor_hashes: tensor_hashes.as_ref(),
-        };
-        let mut noted = NotedMerge {
-            record: record.as_mut(),
-            engine: &engine,
-            shards: &target.shards,
-            delta: target.delta.as_mut(),
-            hashes: tensor_hashes.as_ref(),
-            written: &target.written,
-            first,
-        };
-        let merged = engine.merge(&merge, &target.shards, &mut noted);
-        let merged = merged.and_then(|m| noted.reached(works.len(), &m.changes).map(|()| m));
-        outcome.join(merged.inspect_err(|error| noted.stop(error))?);
-    }
-    let (shards, hashes, written) = (&target.shards, tensor_hashes.as_ref(), &target.written[..]);
-    let (record, delta) = (record.as_mut(), target.delta.as_mut());
-    NotedMerge { record, engine: &engine, shards, delta, hashes, written, first: 0 }.finish()?;
+    outcome.bytes_written = moved.bytes;
+    moved.changes.iter().for_each(|(&t, change)| outcome.changes[t] = *change);
+    let ranges = memo.and_then(|_| ranges(plan));
+    let waves = Waves {
+        plan,
+        engine: &engine,
+        method: method.as_ref(),
+        assigned: (&works, &actions),
+        hash: &scoring.hashed.iter().map(|h| !h).collect::<Vec<_>>(),
+        tensor_hashes: tensor_hashes.as_ref(),
+        ranges: ranges.as_deref(),
+        moved: &moved.changes,
+    };
+    waves.merge(past.tensors, &mut target, record.as_mut(), (&mut outcome, &mut runs))?;
     let Output { shards, written, delta } = target;
     shards.finish()?;
     let hashes = tensor_hashes.map(|h| delta::finish_hashes(plan, &actions, h)).transpose()?;
@@ -356,9 +349,11 @@ fn fill(
     runs.extend((rest.bytes_read > 0).then_some(rest));
     files.check_unchanged()?;
     engine.reused().check_unchanged()?;
+    moved.check_unchanged()?;
     run.stop.check()?;
-    memo.iter().for_each(|m| m.learn(plan, &files, &scoring, input_hashes.as_deref()));
-    computed.iter_mut().for_each(|c| c.change = outcome.changes[c.tensor]);
+    let keys = memo.map(|m| m.learn(plan, &engine, &scoring, method.as_ref(), input_hashes.as_deref()));
+    let known = Taken { actions: &actions, changes: &outcome.changes, moved: &moved, ranges: ranges.as_deref() };
+    let computed = keys.map_or_else(Vec::new, |keys| known.computed(plan, keys, hashes.as_deref(), delta.as_ref()));
 
     fused::report(fused, &plan.files, input_hashes.as_deref(), run.links, &mut stages);
     let made = output::Made {
@@ -381,6 +376,7 @@ fn fill(
         stages,
         start,
         resume_id: Some(resume::id(&first)),
+        moved: (moved.bytes, moved.unread),
     };
     let report = made.write(staging)?;
     if run.read_back {

@@ -8,7 +8,7 @@ use crate::pass::{CodedRun, Engine, Follower, TensorHashes};
 use crate::sink::{DeltaSink, Shards};
 use crate::source::PieceHash;
 use crate::survey::{Block, Form, Saliency, Statistic};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pass 1, noted tensor by tensor.
 pub struct NotedScores<'a, 'e> {
@@ -101,6 +101,8 @@ pub struct NotedMerge<'a, 'e> {
     pub delta: Option<&'a mut DeltaSink>,
     pub hashes: Option<&'a TensorHashes>,
     pub written: &'a [PieceHash],
+    /// What is known of tensors that no pass makes.
+    pub moved: &'a BTreeMap<usize, Option<Change>>,
     /// The tensor of the pass's first work.
     pub first: usize,
 }
@@ -185,7 +187,7 @@ impl Follower for NotedMerge<'_, '_> {
         let Some(record) = &mut self.record else { return Ok(()) };
         record.journal.touch();
         for tensor in record.done..self.first + works {
-            record.changes[tensor] = changes[tensor];
+            record.changes[tensor] = changes[tensor].or(self.moved.get(&tensor).copied().flatten());
             record.done = tensor + 1;
         }
         if record.done == record.noted || !record.journal.is_due() {

@@ -38,6 +38,8 @@ pub struct Made<'a> {
     pub stages: Vec<StageReport>,
     pub start: Instant,
     pub resume_id: Option<String>,
+    /// Bytes of tensors that were taken from earlier outputs as a whole, and bytes of these and of deltas that no pass read.
+    pub moved: (u64, u64),
 }
 
 /// Bytes needed on disk.
@@ -214,6 +216,7 @@ impl Made<'_> {
                 bytes_written: self.outcome.bytes_written
                     + plan.shards.iter().map(|s| s.header.len() as u64).sum::<u64>(),
                 bytes_reused,
+                bytes_moved: Some(self.moved.1).filter(|bytes| *bytes > 0),
                 peak_rss_bytes: peak_rss_bytes(),
                 seconds: self.start.elapsed().as_secs_f64(),
                 threads: options.threads,
@@ -225,7 +228,8 @@ impl Made<'_> {
 
     fn bytes_reused(&self) -> Option<u64> {
         let reused = |(i, _): &(usize, &PlannedTensor)| self.actions[*i].copied == Copied::Reused;
-        self.plan.tensors.iter().enumerate().filter(reused).map(|(_, t)| t.bytes()).reduce(|a, b| a + b)
+        let read: u64 = self.plan.tensors.iter().enumerate().filter(reused).map(|(_, t)| t.bytes()).sum();
+        Some(read + self.moved.0).filter(|bytes| *bytes > 0)
     }
 
     fn tensors(&self) -> Vec<TensorReport> {

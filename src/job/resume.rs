@@ -205,7 +205,7 @@ pub fn first_line(plan: &Plan, run: &Run<'_>, files: &Files) -> serde_json::Valu
         "plan": plan.id,
         "delta": plan.writes_delta().then(|| run.delta.map(|p| p.display().to_string())),
         "hash_inputs": run.hash_inputs,
-        "inputs": files.identities(),
+        "inputs": files.states(),
     })
 }
 

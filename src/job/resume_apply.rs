@@ -36,7 +36,7 @@ impl Record {
         let first = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "apply": delta.metadata.result_root,
-            "inputs": files.identities(),
+            "inputs": files.states(),
         });
         let Some(every) = run.journal else {
             return Ok(Self { journal: None, noted: Done::default(), done: Done::default() });

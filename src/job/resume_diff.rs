@@ -64,7 +64,7 @@ impl Record {
         let first = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "diff": format!("{:?}", run.coding),
-            "inputs": files.identities(),
+            "inputs": files.states(),
             "model": model_file,
         });
         let (journal, left) = Journal::open(staged.journal(), &first, every, run.unfinished, || staged.clear())?;

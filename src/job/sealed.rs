@@ -1,26 +1,19 @@
 //! JSON that ends with its own hash: what is damaged is told from what was written.
 
 use crate::error::{Error, Result};
+use crate::report::LINE;
 use serde::Serialize;
-
-/// Before the hash, and behind it.
-const LEAD: &str = ",\"blake3\":\"";
-const END: &str = "\"}\n";
 
 /// JSON that ends with its own hash, and the hash.
 pub fn seal<T: Serialize>(content: &T) -> Result<(String, String)> {
     let json = serde_json::to_string(content).map_err(|e| Error::Usage(format!("record: {e}")))?;
-    let start = json.strip_suffix('}').unwrap_or(&json);
-    let hash = blake3::hash(start.as_bytes()).to_hex().to_string();
-    Ok((format!("{start}{LEAD}{hash}{END}"), hash))
+    Ok(LINE.close(json.strip_suffix('}').unwrap_or(&json)))
 }
 
 /// The content of JSON that ends with its own hash, and the hash; `None` if that is not the one at its end.
 pub fn unseal(text: &str) -> Option<(String, String)> {
-    let (start, tail) = text.rsplit_once(LEAD)?;
-    let hash = tail.strip_suffix(END)?;
-    let same = blake3::hash(start.as_bytes()).to_hex().as_str() == hash;
-    same.then(|| (format!("{start}}}"), hash.to_owned()))
+    let (start, hash) = LINE.open(text.as_bytes())?;
+    Some((format!("{}}}", std::str::from_utf8(start).ok()?), hash))
 }
 
 #[cfg(test)]

@@ -20,6 +20,13 @@ pub struct Work {
     pub only: Option<Range<u64>>,
 }
 
+impl Work {
+    /// Whether it has nothing to go over: its tensor is there.
+    pub fn is_empty(&self) -> bool {
+        self.only.as_ref().is_some_and(Range::is_empty)
+    }
+}
+
 /// Index into the plan's sources.
 pub type Source = usize;
 
@@ -156,6 +163,9 @@ impl Engine<'_> {
     /// the returned values.
     pub(super) fn prepare(&self, works: &[Work], job: &Job) -> Vec<Prepared<'_>> {
         let mut ranges: Vec<_> = job.tiles.iter().flat_map(|tile| self.ranges(&works[tile.work], tile)).collect();
+        ranges.retain(|&(file, offset, bytes)| {
+            self.held.as_ref().is_none_or(|h| !h.has(file, offset..offset + bytes as u64))
+        });
         ranges.sort_unstable();
         // Small tensors lie side by side: one call for all of them.
         let touch = |a: &(usize, u64, usize), b: &(usize, u64, usize)| a.0 == b.0 && a.1 + a.2 as u64 == b.1;

@@ -106,10 +106,19 @@ struct Output {
     bytes: Vec<u8>,
     used: usize,
     parts: Vec<Part>,
-    /// By shard: the hashes of what is in `parts`.
-    hashed: Vec<(usize, Vec<Hashed>)>,
+    /// The tensors in `bytes`, one behind the other: tensor, shard, offset there, length.
+    tiles: Vec<(usize, usize, u64, usize)>,
+    hashed: Vec<HashedPart>,
     changes: Vec<(usize, Change)>,
     coded: Vec<CodedRun>,
+}
+
+/// Hashes of what is written to a shard; of one tensor alone, where these are wanted.
+#[derive(Debug)]
+struct HashedPart {
+    shard: usize,
+    tensor: Option<usize>,
+    pieces: Vec<Hashed>,
 }
 
 #[derive(Debug)]
@@ -131,6 +140,14 @@ impl Output {
         let start = self.used;
         self.used += bytes;
         &mut self.bytes[start..self.used]
+    }
+
+    /// The same for a tile of a tensor.
+    fn grow_by(&mut self, t: &PlannedTensor, tensor: usize, tile: &Tile) -> &mut [u8] {
+        let size = t.dtype.bytes();
+        let (offset, bytes) = (t.offset + tile.start * size as u64, tile.elements * size);
+        self.tiles.push((tensor, t.shard, offset, bytes));
+        self.grow(t.shard, offset, bytes)
     }
 }
 
@@ -157,6 +174,8 @@ pub struct Merge<'a> {
     pub written: &'a [PieceHash],
     /// The hashes of tensors, by tensor, if they are wanted.
     pub tensor_hashes: Option<&'a TensorHashes>,
+    /// By tensor: what the hash of its shard knows of its range, if that is wanted.
+    pub ranges: Option<&'a [PieceHash]>,
 }
 
 /// The hashes of both sides of every tensor.
@@ -219,13 +238,18 @@ impl Engine<'_> {
                     self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
                     self.put_masks(&self.plan.tensors[work.tensor], tile, &masks, &mut output);
                 }
-                output.hash(merge.written);
+                output.hash(merge);
                 Ok(output)
             }
         };
         let write = |job: Job, output: Output| {
             bytes_written += self.write_out(&output, target)?;
-            output.hashed.into_iter().for_each(|(shard, pieces)| merge.written[shard].give(pieces));
+            for HashedPart { shard, tensor, pieces } in output.hashed {
+                if let Some((ranges, tensor)) = merge.ranges.zip(tensor) {
+                    ranges[tensor].give(pieces.clone());
+                }
+                merge.written[shard].give(pieces);
+            }
             output.coded.iter().try_for_each(|run| follower.take(run))?;
             for (tensor, change) in output.changes {
                 let sum: &mut Option<Change> = &mut changes[tensor];
@@ -271,7 +295,7 @@ impl Engine<'_> {
         }
         let t = &self.plan.tensors[work.tensor];
         let size = t.dtype.bytes();
-        let bytes = output.grow(t.shard, t.offset + tile.start * size as u64, tile.elements * size);
+        let bytes = output.grow_by(t, work.tensor, tile);
         if merge.how.actions[work.tensor].copied == Copied::Reused {
             let change = self.reused.fill(work.tensor, tile.start * size as u64, bytes, counter)?;
             output.changes.extend(change.map(|change| (work.tensor, change)));
@@ -429,9 +453,10 @@ impl Engine<'_> {
         let (file, from, _) = range(self.plan, work, tile, reference);
         let copies = t.places[reference].computed.is_none() && self.files.file(file).is_some();
         if bytes.len() < KERNEL_COPY_BYTES || !copies {
-            output.grow(t.shard, offset, bytes.len()).copy_from_slice(bytes);
+            output.grow_by(t, work.tensor, tile).copy_from_slice(bytes);
         } else {
-            output.hashed.push((t.shard, merge.written[t.shard].hash(offset, bytes)));
+            let pieces = merge.written[t.shard].hash(offset, bytes);
+            output.hashed.push(HashedPart { shard: t.shard, tensor: Some(work.tensor), pieces });
             output.parts.push(Part { shard: t.shard, offset, bytes: bytes.len(), copy: Some((file, from)) });
         }
         if self.plan.has_base && t.taken != Some(Taken::CopiedFrom) {
@@ -487,14 +512,20 @@ impl Engine<'_> {
 }
 
 impl Output {
-    fn hash(&mut self, shards: &[PieceHash]) {
+    /// Hashes what is in the buffer: by tensors, where that is wanted, else by parts, which are fewer. Masks, of which a plan
+    /// whose tensors are wanted has none, have no hash.
+    fn hash(&mut self, merge: &Merge<'_>) {
+        let tiles = self.tiles.iter().map(|&(tensor, shard, offset, bytes)| (Some(tensor), shard, offset, bytes));
+        let parts = self.parts.iter().filter(|p| p.copy.is_none());
+        let parts = parts.map(|p| (None, p.shard, p.offset, p.bytes));
+        let pieces: Vec<_> = if merge.ranges.is_some() { tiles.collect() } else { parts.collect() };
         let mut at = 0;
-        for part in self.parts.iter().filter(|p| p.copy.is_none()) {
-            // Masks have no hash.
-            if let Some(hash) = shards.get(part.shard) {
-                self.hashed.push((part.shard, hash.hash(part.offset, &self.bytes[at..at + part.bytes])));
+        for (tensor, shard, offset, bytes) in pieces {
+            if let Some(hash) = merge.written.get(shard) {
+                let pieces = hash.hash(offset, &self.bytes[at..at + bytes]);
+                self.hashed.push(HashedPart { shard, tensor, pieces });
             }
-            at += part.bytes;
+            at += bytes;
         }
     }
 }

@@ -3,10 +3,12 @@
 
 mod adapter;
 mod bytes;
+mod contents;
 mod decode;
 mod elements;
 mod encode;
 mod gather;
+mod held;
 mod job;
 mod lossy;
 mod merge;
@@ -21,6 +23,7 @@ mod stream;
 mod survey;
 mod window;
 
+pub use contents::{Content, Contents};
 pub use decode::{Decoder, Wanted};
 pub use elements::Elements;
 pub use encode::{CodedRun, Coder, RunStatistics, Sides};
@@ -35,6 +38,7 @@ pub use stream::{Extent, Run, Stream};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::source::{Counter, Files, HashState, PieceHash};
+use held::Held;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,6 +77,10 @@ pub struct Engine<'a> {
     stop: &'a Stop,
     /// One per file, if inputs are hashed.
     hashes: Option<Arc<Vec<PieceHash>>>,
+    /// The tensors of the inputs that are hashed by themselves.
+    contents: Option<Contents>,
+    /// What a later pass need not read again.
+    held: Option<Held>,
     /// Which elements are kept, if they are pruned one by one.
     elements: Option<Elements>,
     /// What fills embeddings up behind their last token.
@@ -103,8 +111,23 @@ impl<'a> Engine<'a> {
         let hashes = hash_inputs.then(|| Arc::new(plan.files.iter().map(|f| PieceHash::new(f.bytes)).collect()));
         let window = Window::new(plan.budget.window_bytes);
         let (padding, stages) = (gather::Padding::new(), Vec::new());
-        let (reused, rounds) = (Reused::default(), None);
-        Ok(Self { plan, files, pool, window, progress, stop, hashes, elements: None, padding, stages, rounds, reused })
+        let (reused, rounds, contents, held, elements) = (Reused::default(), None, None, None, None);
+        Ok(Self {
+            plan,
+            files,
+            pool,
+            window,
+            progress,
+            stop,
+            hashes,
+            contents,
+            held,
+            elements,
+            padding,
+            stages,
+            rounds,
+            reused,
+        })
     }
 
     /// The same files and threads for a stage that is fused into the plan.
@@ -118,6 +141,8 @@ impl<'a> Engine<'a> {
             progress: self.progress,
             stop: self.stop,
             hashes: self.hashes.clone(),
+            contents: None,
+            held: None,
             elements: None,
             padding: gather::Padding::new(),
             stages: Vec::new(),
@@ -156,6 +181,26 @@ impl<'a> Engine<'a> {
         let hashes = self.hashes.as_mut().and_then(Arc::get_mut);
         let Some(slot) = hashes.and_then(|h| h.get_mut(file)) else { return false };
         PieceHash::restore(self.plan.files[file].bytes, state).map(|hash| *slot = hash).is_some()
+    }
+
+    /// Hashes these tensors by themselves while they are read.
+    pub fn set_contents(&mut self, contents: Contents) {
+        self.contents = Some(contents);
+    }
+
+    /// What is known of tensors that are hashed by themselves.
+    pub fn contents(&self) -> Option<&Contents> {
+        self.contents.as_ref()
+    }
+
+    /// Holds what is read from now on, as far as the plan has memory left.
+    pub fn hold(&mut self) {
+        self.held = Some(Held::new(self.plan.budget.held_bytes));
+    }
+
+    /// Holds no more of what is read.
+    pub fn hold_no_more(&self) {
+        self.held.iter().for_each(Held::close);
     }
 
     /// Shares the passes over the whole model with other machines from now on.
@@ -214,7 +259,8 @@ impl<'a> Engine<'a> {
         let mut under_way: VecDeque<_> = ahead.by_ref().take(PREPARED_PIECES).collect();
         for &(file, at, bytes) in &pieces {
             self.stop.check()?;
-            hashes[file].update(at, &self.files.span(file, at, bytes, &mut buffer, &counter)?);
+            let span = self.files.span(file, at, bytes, &mut buffer, &counter)?;
+            self.hash_input(file, at, &span);
             under_way.pop_front();
             under_way.extend(ahead.next());
         }

@@ -29,11 +29,6 @@ impl Reused {
         Self { files: Some(files), tensors }
     }
 
-    /// The tensors.
-    pub fn tensors(&self) -> impl Iterator<Item = usize> {
-        self.tensors.keys().copied()
-    }
-
     /// Fails if a file is no longer the one that was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         self.files.as_ref().map_or(Ok(()), Files::check_unchanged)

@@ -153,12 +153,17 @@ impl<'a> Spans<'a> {
             return Ok((Span::Read(buffer), 0));
         }
         let (file, offset, bytes) = range(engine.plan, work, tile, source);
+        let held = engine.held.as_ref();
+        if held.is_some_and(|h| h.put(file, offset..offset + bytes as u64, buffer)) {
+            return Ok((Span::Read(buffer), 0));
+        }
         let span = match runs.bytes(file, offset, bytes) {
             Some(mapped) => Span::Read(mapped),
             None => engine.files.span(file, offset, bytes, buffer, counter)?,
         };
-        if let Some(hashes) = engine.hashes.as_ref().filter(|_| hash[source]) {
-            hashes[file].update(offset, &span);
+        held.iter().for_each(|h| h.take(file, offset, &span));
+        if hash[source] {
+            engine.hash_input(file, offset, &span);
         }
         Ok((span, 0))
     }
@@ -207,8 +212,8 @@ impl<'a> Spans<'a> {
         }
         if work.sources.first() == Some(&root) {
             let (file, offset, bytes) = range(plan, work, tile, root);
-            if let Some(hashes) = hashes(root) {
-                hashes[file].update(offset, &base[skip * root_dtype.bytes()..][..bytes]);
+            if hash[root] {
+                engine.hash_input(file, offset, &base[skip * root_dtype.bytes()..][..bytes]);
             }
             spans.insert(0, (base, skip));
         }
@@ -232,8 +237,8 @@ impl<'a> Spans<'a> {
         let (file, offset, bytes) = range(plan, work, tile, root);
         let base = engine.files.span(file, offset, bytes, base_buffer, counter)?;
         let hashes = |source: Source| engine.hashes.as_ref().filter(|_| hash[source]);
-        if let Some(hashes) = hashes(root) {
-            hashes[file].update(offset, &base);
+        if hash[root] {
+            engine.hash_input(file, offset, &base);
         }
         let dtype = t.places[root].dtype;
         let block = CODED_BLOCK_ELEMENTS * dtype.bytes();

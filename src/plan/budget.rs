@@ -17,6 +17,8 @@ pub struct Budget {
     pub window_bytes: usize,
     /// Everything else: program, headers, sums, tables, scratch.
     pub resident_bytes: usize,
+    /// Of what is left: bytes of inputs that are held for a later pass.
+    pub held_bytes: usize,
 }
 
 impl Budget {
@@ -47,12 +49,14 @@ impl Budget {
                 needed: Bytes((needed as u64).next_multiple_of(1_000_000)),
             });
         }
-        Ok(Self { job_bytes, window_bytes: jobs * (job_bytes + slop), resident_bytes })
+        let window_bytes = jobs * (job_bytes + slop);
+        let held_bytes = if options.hold { available.saturating_sub(window_bytes) / 2 } else { 0 };
+        Ok(Self { job_bytes, window_bytes, resident_bytes, held_bytes })
     }
 
     /// Peak memory.
     pub fn peak_bytes(&self) -> u64 {
-        (self.resident_bytes + self.window_bytes) as u64
+        (self.resident_bytes + self.window_bytes + self.held_bytes) as u64
     }
 }
 

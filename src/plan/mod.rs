@@ -43,7 +43,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Changes when the same recipe and inputs would give other bytes.
-const SEMANTICS: u32 = 1;
+pub const SEMANTICS: u32 = 1;
 
 /// One merge, ready to run.
 #[derive(Clone, Debug)]

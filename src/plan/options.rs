@@ -26,6 +26,8 @@ pub struct Options {
     pub write_card: bool,
     /// Whether the merge knows from others, and tells them, what they have in common.
     pub memo: bool,
+    /// Whether half of the memory that is left holds what pass 1 reads for the merge.
+    pub hold: bool,
     /// Whether stages are fused that can be; for tests. `None`: where it moves fewer bytes.
     pub fuse: Option<bool>,
     /// Elements of a tile, at most; for tests. `None`: from the budget.
@@ -47,6 +49,7 @@ impl Default for Options {
             copy_tokenizer: true,
             write_card: true,
             memo: false,
+            hold: false,
             fuse: None,
             tile_elements: None,
             wave_bytes: None,

@@ -143,9 +143,12 @@ pub struct RunReport {
     pub passes: Vec<PassRun>,
     /// Bytes written to weight files.
     pub bytes_written: u64,
-    /// Bytes of merged tensors that were copied from outputs of earlier merges, which had merged the same.
+    /// Bytes of tensors that were taken from outputs of earlier merges, which had made the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_reused: Option<u64>,
+    /// Bytes of these, and of their deltas, that went from file to file inside the kernel: no pass read them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_moved: Option<u64>,
     /// The largest resident set, mapped pages included.
     pub peak_rss_bytes: u64,
     /// From start to before publishing.

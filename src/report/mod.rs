@@ -24,7 +24,7 @@ pub use json::{
 };
 pub use merge_page::{Beside, merge_page};
 pub use record::{File, Input, Record};
-pub use seal::{is_sealed, seal};
+pub use seal::{LINE, Seal, is_sealed, seal};
 pub use svg::{Picture, svg};
 pub use sweep_page::{SweepRow, sweep_page};
 pub use table::{Table, escape};

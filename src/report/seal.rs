@@ -1,24 +1,45 @@
-//! The hash that `taskvec.json` has of itself: the last field of `run`, over every byte that stands before it.
+//! Text that carries its own hash: whatever is damaged is told from what was written.
 
-/// Between the last field before the hash and the hash.
-const LEAD: &str = ",\n    \"report_blake3\": \"";
-/// Between the hash and the end of the file.
-const END: &str = "\"\n  }\n}\n";
+/// Where the hash stands: between `lead` and `end`, behind every byte that it is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Seal {
+    lead: &'static str,
+    end: &'static str,
+}
+
+/// Of `taskvec.json`, indented: the last field of `run`, which is its last field.
+const REPORT: Seal = Seal { lead: ",\n    \"report_blake3\": \"", end: "\"\n  }\n}\n" };
 /// The end of an indented report that has no hash.
 const OPEN_END: &str = "\n  }\n}";
+
+/// Of a JSON object in one line: its last field.
+pub const LINE: Seal = Seal { lead: ",\"blake3\":\"", end: "\"}\n" };
+
+impl Seal {
+    /// The text that begins so, with its hash, and the hash.
+    pub fn close(self, start: &str) -> (String, String) {
+        let hash = blake3::hash(start.as_bytes()).to_hex().to_string();
+        (format!("{start}{}{hash}{}", self.lead, self.end), hash)
+    }
+
+    /// What stands before the hash, and the hash; `None` if a byte is not the one that was written.
+    pub fn open(self, text: &[u8]) -> Option<(&[u8], String)> {
+        let at = text.len().checked_sub(self.lead.len() + 2 * blake3::OUT_LEN + self.end.len())?;
+        let (start, tail) = text.split_at(at);
+        let hash = blake3::hash(start).to_hex().to_string();
+        (tail == format!("{}{hash}{}", self.lead, self.end).as_bytes()).then_some((start, hash))
+    }
+}
 
 /// A report, indented JSON that ends with the object `run`, with its hash.
 pub fn seal(json: &str) -> String {
     let start = json.strip_suffix(OPEN_END).unwrap_or_else(|| unreachable!("`run` is the last field of a report"));
-    format!("{start}{LEAD}{}{END}", blake3::hash(start.as_bytes()))
+    REPORT.close(start).0
 }
 
 /// Whether every byte of a report is the one that was written.
 pub fn is_sealed(report: &[u8]) -> bool {
-    let hash_bytes = 2 * blake3::OUT_LEN;
-    let Some(at) = report.len().checked_sub(LEAD.len() + hash_bytes + END.len()) else { return false };
-    let (start, tail) = report.split_at(at);
-    tail == format!("{LEAD}{}{END}", blake3::hash(start)).as_bytes()
+    REPORT.open(report).is_some()
 }
 
 #[cfg(test)]

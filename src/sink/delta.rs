@@ -11,8 +11,10 @@ use crate::survey::BlockSum;
 use crate::tensor::{Dtype, Statistics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A tensor of the result, before it is coded.
 #[derive(Clone, Debug)]
@@ -43,6 +45,18 @@ pub struct DeltaSink {
     losses: Vec<(bool, Loss)>,
     /// Whether a tensor could not be ended, so that nothing is known of it.
     failed: bool,
+    /// Payloads of other delta files that are taken when their turn comes.
+    pending: BTreeMap<usize, Pending>,
+}
+
+/// A payload of another delta file.
+#[derive(Debug)]
+struct Pending {
+    file: Arc<File>,
+    /// Its first byte there.
+    offset: u64,
+    bytes: u64,
+    hash: String,
 }
 
 /// A payload's hash and its place, counted from the end of the header.
@@ -133,19 +147,7 @@ impl DeltaSink {
             payloads.iter().try_for_each(|payload| writer.check(payload))?;
         }
         let mut sink = Self::new(writer, tensors);
-        for w in written {
-            sink.payloads[w.tensor].clone_from(&w.payload);
-            sink.statistics[w.tensor] = w.statistics.map(|[changed, abs, squares, max]| Statistics {
-                changed,
-                sum_abs: f64::from_bits(abs),
-                sum_squares: f64::from_bits(squares),
-                max_abs: f32::from_bits(max as u32),
-            });
-            if let Some((lossy, [bound, errors, squares])) = w.loss {
-                let (bound, error_squares) = (f32::from_bits(bound as u32), f64::from_bits(errors));
-                sink.losses[w.tensor] = (lossy, Loss { bound, error_squares, tau_squares: f64::from_bits(squares) });
-            }
-        }
+        written.iter().for_each(|w| sink.restore(w.tensor, w));
         Ok(sink)
     }
 
@@ -160,6 +162,49 @@ impl DeltaSink {
             statistics: vec![None; count],
             losses: vec![(false, Loss::default()); count],
             failed: false,
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// Has a tensor's payload taken from another delta file, in which it is as `written` says; no run of it comes.
+    pub fn take_from(&mut self, tensor: usize, (file, header_bytes): (Arc<File>, u64), written: &WrittenTensor) {
+        self.restore(tensor, written);
+        if let Some(Payload { hash, begin, end }) = self.payloads[tensor].take() {
+            let pending = Pending { file, offset: header_bytes + begin, bytes: end - begin, hash };
+            self.pending.insert(tensor, pending);
+        }
+    }
+
+    /// Where payloads begin.
+    pub fn header_bytes(&self) -> u64 {
+        self.writer.header_bytes()
+    }
+
+    /// Takes the payloads of tensors before `tensor`.
+    fn take_before(&mut self, tensor: usize) -> Result<()> {
+        while let Some(entry) = self.pending.first_entry().filter(|e| *e.key() < tensor) {
+            let (tensor, Pending { file, offset, bytes, hash }) = entry.remove_entry();
+            let taken = self.writer.take(&self.tensors[tensor].name, (&file, offset), bytes);
+            self.failed = taken.is_err();
+            taken?;
+            let place = self.writer.last_payload();
+            self.payloads[tensor] = place.map(|(begin, end)| Payload { hash, begin, end });
+        }
+        Ok(())
+    }
+
+    /// What is known of a tensor from another time.
+    fn restore(&mut self, tensor: usize, w: &WrittenTensor) {
+        self.payloads[tensor].clone_from(&w.payload);
+        self.statistics[tensor] = w.statistics.map(|[changed, abs, squares, max]| Statistics {
+            changed,
+            sum_abs: f64::from_bits(abs),
+            sum_squares: f64::from_bits(squares),
+            max_abs: f32::from_bits(max as u32),
+        });
+        if let Some((lossy, [bound, errors, squares])) = w.loss {
+            let (bound, error_squares) = (f32::from_bits(bound as u32), f64::from_bits(errors));
+            self.losses[tensor] = (lossy, Loss { bound, error_squares, tau_squares: f64::from_bits(squares) });
         }
     }
 
@@ -169,7 +214,10 @@ impl DeltaSink {
             let earlier = std::io::Error::other("an earlier write has failed");
             return Err(Error::io(self.writer.path(), "write")(earlier));
         }
-        if self.current.is_some_and(|t| t < tensor) { self.end_tensor() } else { Ok(()) }
+        if self.current.is_some_and(|t| t < tensor) {
+            self.end_tensor()?;
+        }
+        if self.current.is_none() { self.take_before(tensor) } else { Ok(()) }
     }
 
     /// What is known of tensors that have ended.
@@ -198,6 +246,7 @@ impl DeltaSink {
         if self.current != Some(run.tensor) {
             assert!(self.current.is_none_or(|t| t < run.tensor), "runs come in tensor order");
             self.end_tensor()?;
+            self.take_before(run.tensor)?;
             let t = &self.tensors[run.tensor];
             self.writer.begin(Head {
                 scheme: None,
@@ -243,7 +292,7 @@ impl DeltaSink {
     /// Writes index, files and header, and syncs. `hashes` has one entry for each tensor. Returns the root of the result and
     /// the file's length.
     pub fn finish(mut self, hashes: &[Hashes], extra: Extra) -> Result<(String, u64)> {
-        self.end_tensor()?;
+        self.end_before(usize::MAX)?;
         let error_bound = self.loss().map(|l| f64::from(l.bound).to_string());
         let mut index = index(self.tensors, hashes, extra.base_only, extra.files);
         for (t, (payload, statistics)) in index.tensors.iter_mut().zip(self.payloads.into_iter().zip(self.statistics)) {

@@ -6,6 +6,7 @@ use crate::limits::WRITEBACK_BYTES;
 use crate::pass::Target;
 use crate::plan::Shard;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -67,6 +68,14 @@ impl Shards {
     pub fn add(&mut self, path: &Path, shard: &Shard) -> Result<()> {
         self.files.push(create(path, shard)?);
         Ok(())
+    }
+
+    /// Takes a range from the same place of another file, inside the kernel; `false` if it cannot.
+    pub fn take(&self, shard: usize, from: &File, range: Range<u64>) -> Result<bool> {
+        let bytes = range.end - range.start;
+        let taken = self.files[shard].take_range(from, range)?.is_some();
+        self.written(shard, if taken { bytes } else { 0 });
+        Ok(taken)
     }
 
     /// Syncs every file.

@@ -138,8 +138,14 @@ impl Files {
         f.handle.fill(&f.path, offset, out)
     }
 
-    /// What tells each file from a changed one: inode, length, times of the last change of content and of state.
-    pub fn identities(&self) -> Vec<[i64; 6]> {
+    /// What tells each file from a changed one, and from all others.
+    pub fn identities(&self) -> Vec<Identity> {
+        self.files.iter().map(|f| f.opened_as).collect()
+    }
+
+    /// What tells each file from a changed one: inode, length, times of the last change of content and of state. Without the
+    /// device, whose number may be another after a restart of the machine.
+    pub fn states(&self) -> Vec<[i64; 6]> {
         let of = |i: &Identity| {
             let ((a, b), (c, d)) = (i.modified, i.changed);
             [i.inode.cast_signed(), i.bytes.cast_signed(), a, b, c, d]

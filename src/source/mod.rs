@@ -16,6 +16,7 @@ mod index;
 mod mmap;
 mod piece_hash;
 mod place;
+mod range_hash;
 mod ranges;
 #[cfg(feature = "remote")]
 mod remote;
@@ -36,5 +37,6 @@ pub use header::{Header, parse_header};
 pub use index::parse_index;
 pub use piece_hash::{HashState, Hashed, PieceHash};
 pub use place::{check_urls, folder_of, is_folder, listed, open_urls, read_small, refuse_url};
+pub use range_hash::RangeHash;
 pub use ranges::Ranges;
 pub use remote::tag;

@@ -42,7 +42,7 @@ struct Partial {
 }
 
 /// A piece that is hashed, but not yet part of the file's hash.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Hashed {
     start: u64,
     end: u64,
@@ -62,6 +62,23 @@ pub struct HashState {
 }
 
 impl HashState {
+    /// What is known of whole chunks alone, and the bytes of the others, in order.
+    pub(super) fn whole_chunks(mut self) -> Option<(Self, Vec<u8>)> {
+        let (mut whole, mut others): (Ranges, Vec<u8>) = (self.covered.iter().copied().collect(), Vec::new());
+        for (chunk, _, data) in std::mem::take(&mut self.partial) {
+            let (first, data) = (chunk * CHUNK, unhex(&data)?);
+            let covered: Ranges = self.covered.iter().copied().collect();
+            let all: Ranges = [(first, first + data.len() as u64)].into_iter().collect();
+            whole = whole.without(&all).into_iter().map(|r| (r.start, r.end)).collect();
+            let gaps: Ranges = all.without(&covered).into_iter().map(|r| (r.start, r.end)).collect();
+            for known in all.without(&gaps) {
+                others.extend_from_slice(&data[(known.start - first) as usize..(known.end - first) as usize]);
+            }
+        }
+        self.covered = whole.iter().collect();
+        Some((self, others))
+    }
+
     /// Chunks of which a part is known, with that part in its place; `None` if a file of `bytes` cannot have them.
     fn partials(&self, bytes: u64) -> Option<Vec<(u64, Vec<u8>)>> {
         let one = |(chunk, _, data): &(u64, usize, String)| {
@@ -220,7 +237,17 @@ impl PieceHash {
 
     /// The ranges that have not been given yet, in order.
     pub fn missing(&self) -> Vec<Range<u64>> {
-        self.lock().covered.gaps(0, self.bytes)
+        self.missing_of(0..self.bytes)
+    }
+
+    /// Those of them inside a range.
+    pub fn missing_of(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.lock().covered.gaps(range.start, range.end)
+    }
+
+    /// The length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

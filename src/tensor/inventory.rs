@@ -39,7 +39,7 @@ pub struct FileEntry {
 }
 
 /// What tells a file from a changed one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     /// The device that it is on.
     pub device: u64,
@@ -54,7 +54,7 @@ pub struct Identity {
 }
 
 /// What a file must be when it is opened again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     /// Its length.
     pub bytes: u64,

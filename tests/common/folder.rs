@@ -1,7 +1,8 @@
-//! A folder of small models, whose recipes are planned and merged in process.
+//! A folder of small models, whose recipes are planned and merged in process or by the program.
 
 use super::{Model, merge, options};
 use std::path::PathBuf;
+use std::process::Command;
 use taskvec::job;
 use taskvec::plan::Plan;
 use taskvec::recipe::Recipe;
@@ -23,6 +24,13 @@ impl Folder {
 
     pub fn put(&self, name: &str, model: &Model) {
         model.write(&self.path(name).join("model.safetensors"));
+    }
+
+    /// Runs the program there. Exit code, stdout and stderr.
+    pub fn taskvec(&self, args: &[&str]) -> (i32, String, String) {
+        let run = Command::new(env!("CARGO_BIN_EXE_taskvec")).current_dir(self.0.path()).args(args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (run.status.code().unwrap(), text(&run.stdout), text(&run.stderr))
     }
 
     pub fn plan(&self, recipe: &str) -> taskvec::Result<Plan> {

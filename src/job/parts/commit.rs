@@ -94,6 +94,7 @@ pub fn commit(parted: &Parted, how: &CommitRun<'_>) -> Result<Committed> {
         stages: Vec::new(),
         start,
         resume_id: None,
+        moved: (0, 0),
     };
     made.write(&staging)?;
     staging.publish()?;

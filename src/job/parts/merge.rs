@@ -128,6 +128,7 @@ impl Task<'_, '_> {
                 hash: self.hash,
                 written: self.written,
                 tensor_hashes: self.tensor_hashes,
+                ranges: None,
             };
             outcome.join(self.engine.merge(&merge, pieces, &mut Unheard)?);
         }
