@@ -9,8 +9,8 @@ undisturbed run's time, if not given), until one ends before that. After each ki
 folder of parts lies beside it; no run finds it locked. When a run has ended, every file of OUT is compared with the
 undisturbed run's. At the end the inputs' inodes, lengths and times are what they were.
 
---at: kills a run at these shares of an undisturbed run's time, lets the next one end, and compares too. What a killed run had
-left to do is not known exactly: it is the undisturbed run's bytes less those that the second run had no need to read or
+--at: kills a run when it has done these shares of an undisturbed run's work, lets the next one end, and compares too. Work is
+bytes read and written. What a killed run had left to do is not known exactly: it is the undisturbed run's bytes less those that the second run had no need to read or
 write. What is told is what the kernel counted for both processes (/proc/PID/io)."""
 
 import argparse, concurrent.futures, hashlib, json, os, random, shutil, signal, subprocess, sys, time
@@ -61,12 +61,12 @@ def traffic(pid):
     except (OSError, ValueError):
         return 0
 
-def run(command, kill_after=None):
-    """Runs a merge; kills it after so many seconds. Returns its exit code and what it read and wrote by then."""
-    child, seen, start = subprocess.Popen(command), 0, time.monotonic()
+def run(command, kill_at=float("inf")):
+    """Runs a merge; kills it when it has read and written so many bytes. Returns its exit code and how many it was."""
+    child, seen = subprocess.Popen(command), 0
     while child.poll() is None:
         seen = max(seen, traffic(child.pid))
-        if kill_after is not None and time.monotonic() - start >= kill_after:
+        if seen >= kill_at:
             child.send_signal(signal.SIGSTOP)
             seen = max(seen, traffic(child.pid))
             child.kill()
@@ -112,10 +112,10 @@ def count_kills(args, command, seconds, golden):
     print(f"{kills} kills in {rounds} merges, {after} of them when OUT was there already, {time.monotonic() - start:.0f} s: "
           "the same bytes every time", flush=True)
 
-def measure(args, command, seconds, whole, golden):
+def measure(args, command, whole, golden):
     for share in args.at * args.rounds:
         shutil.rmtree(args.out)
-        code, first = run(command, share * seconds)
+        code, first = run(command, share * whole)
         if code == 0:
             print(f"{share:.2f}: the run had ended", flush=True)
             continue
@@ -139,7 +139,7 @@ def main():
     if args.kills:
         count_kills(args, command, seconds, golden)
     else:
-        measure(args, command, seconds, whole, golden)
+        measure(args, command, whole, golden)
     assert inputs(args.out) == before, "an input was changed"
 
 main()
