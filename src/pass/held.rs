@@ -40,12 +40,14 @@ impl Held {
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let needed = bytes.len() + RANGE_BYTES;
+        if state.ranges.contains_key(&(file, offset)) {
+            return;
+        }
         if state.room < needed {
             return self.close();
         }
-        if state.ranges.insert((file, offset), bytes.to_vec()).is_none() {
-            state.room -= needed;
-        }
+        state.ranges.insert((file, offset), bytes.to_vec());
+        state.room -= needed;
     }
 
     /// Puts a range into `out`; `false` if not all of it is here.
@@ -92,6 +94,7 @@ mod tests {
         let held = Held::new(20 + 2 * RANGE_BYTES);
         held.take(1, 100, &[1; 10]);
         held.take(1, 110, &[2; 10]);
+        held.take(1, 110, &[4; 20]);
         held.take(1, 120, &[3; 10]);
         let mut out = Vec::new();
         assert!(held.put(1, 105..115, &mut out) && held.has(1, 105..115));
