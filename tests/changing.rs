@@ -69,7 +69,7 @@ impl Bench {
         let _ = fs::remove_dir_all(self.out());
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskvec"));
         command.arg("merge").arg(self.folder.path().join("recipe.yml")).arg(self.out());
-        command.args(["--no-delta", "-j", "2", "--memory", "128MiB", "--io", io]);
+        command.args(["--no-delta", "-j", "2", "--memory", "128MiB", "--progress", "none", "--io", io]);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
