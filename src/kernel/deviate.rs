@@ -87,6 +87,7 @@ pub fn magnitudes(x: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::InstructionSet;
     use super::*;
 
     #[test]
@@ -128,14 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn deviations_are_the_same_bits_lane_by_lane_for_any_number_of_models() {
+    fn deviations_are_the_same_bits_lane_by_lane_on_every_instruction_set_for_any_number_of_models() {
         for (models, elements) in [(1, 9), (2, 2048), (3, 257), (5, 64), (8, 0), (8, 200), (9, 130), (17, 65)] {
             let value = |i: usize| ((i * 2_654_435_761) as u32 as f32 / 4e9 - 0.5) * 0.3;
             let x: Vec<Vec<f32>> = (0..models).map(|k| (0..elements).map(|i| value(i * 19 + k)).collect()).collect();
-            let mut sums = vec![1.0; models];
-            deviations(&x, &mut sums);
-            for (k, sum) in sums.iter().enumerate() {
-                assert_eq!(sum.to_bits(), by_lanes(&x, k).to_bits(), "model {k} of {models}, {elements} elements");
+            for set in InstructionSet::all() {
+                let mut sums = vec![1.0; models];
+                set.run(Deviations { x: &x, sums: &mut sums });
+                for (k, sum) in sums.iter().enumerate() {
+                    assert_eq!(
+                        sum.to_bits(),
+                        by_lanes(&x, k).to_bits(),
+                        "{set:?}, {k} of {models}, {elements} elements"
+                    );
+                }
             }
         }
     }

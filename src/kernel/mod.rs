@@ -32,3 +32,32 @@ use pulp::Arch;
 fn simd<R>(body: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(body)
 }
+
+/// What a loop can be compiled for. [`simd`] takes the widest; tests go through all that this CPU has.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+enum InstructionSet {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    Widest,
+}
+
+#[cfg(test)]
+impl InstructionSet {
+    fn all() -> impl Iterator<Item = Self> {
+        let sets = [Self::Scalar, Self::Widest].into_iter();
+        #[cfg(target_arch = "x86_64")]
+        let sets = sets.chain(pulp::x86::V3::try_new().map(Self::Avx2));
+        sets
+    }
+
+    fn run<L: pulp::WithSimd>(self, body: L) -> L::Output {
+        match self {
+            Self::Scalar => pulp::Simd::vectorize(pulp::Scalar::new(), body),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(avx2) => pulp::Simd::vectorize(avx2, body),
+            Self::Widest => Arch::new().dispatch(body),
+        }
+    }
+}

@@ -101,6 +101,7 @@ pub(super) fn tree([a, b, c, d, e, f, g, h]: &[f64; LANES]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::InstructionSet;
     use super::*;
 
     #[test]
@@ -128,6 +129,11 @@ mod tests {
             let x: Vec<&[f32]> = x.iter().map(Vec::as_slice).collect();
             let mut products = vec![1.0; vectors * (vectors + 1) / 2];
             inner_products(&x, &mut products);
+            for set in InstructionSet::all().filter(|_| vectors <= GROUP) {
+                let mut same = vec![1.0; products.len()];
+                set.run(InnerProducts { x: &x, products: &mut same });
+                assert_eq!(same, products, "{set:?}");
+            }
             let pairs = (0..vectors).flat_map(|i| (i..vectors).map(move |j| (i, j)));
             for ((i, j), product) in pairs.zip(products) {
                 assert_eq!(product.to_bits(), by_lanes(x[i], x[j]).to_bits(), "{i} {j} of {vectors}");

@@ -2,6 +2,7 @@
 
 use super::encode::{CodedRun, Coder, Sides};
 use super::job::{Cut, Job, Tile, jobs, range};
+use super::output::{HashedPart, Output, Part};
 use super::pipeline::Pipeline;
 use super::scratch::{Order, Reader, Scratch, Spans, blocks};
 use super::{Engine, PassRun, Source, Work};
@@ -12,7 +13,7 @@ use crate::kernel::{self, Change};
 use crate::limits::BLOCK_ELEMENTS;
 use crate::method::{self, Method};
 use crate::plan::{PlannedTensor, Taken};
-use crate::source::{Counter, Hashed, PieceHash};
+use crate::source::{Counter, PieceHash};
 use crate::survey::Survey;
 use std::cell::RefCell;
 use std::fs::File;
@@ -96,58 +97,6 @@ impl Outcome {
         self.changes.iter_mut().zip(more.changes).for_each(|(all, more)| *all = all.or(more));
         self.run.join(&more.run);
         self.bytes_written += more.bytes_written;
-    }
-}
-
-/// The output bytes of a job: pieces of one buffer, and ranges to be copied.
-#[derive(Debug, Default)]
-struct Output {
-    /// At least as long as the job's output; used again without being cleared.
-    bytes: Vec<u8>,
-    used: usize,
-    parts: Vec<Part>,
-    /// The tensors in `bytes`, one behind the other: tensor, shard, offset there, length.
-    tiles: Vec<(usize, usize, u64, usize)>,
-    hashed: Vec<HashedPart>,
-    changes: Vec<(usize, Change)>,
-    coded: Vec<CodedRun>,
-}
-
-/// Hashes of what is written to a shard; of one tensor alone, where these are wanted.
-#[derive(Debug)]
-struct HashedPart {
-    shard: usize,
-    tensor: Option<usize>,
-    pieces: Vec<Hashed>,
-}
-
-#[derive(Debug)]
-struct Part {
-    shard: usize,
-    offset: u64,
-    bytes: usize,
-    /// File and offset of a range to be copied, instead of the next bytes of the buffer.
-    copy: Option<(usize, u64)>,
-}
-
-impl Output {
-    /// Appends a part to the buffer, joined with the one before it where they touch.
-    fn grow(&mut self, shard: usize, offset: u64, bytes: usize) -> &mut [u8] {
-        match self.parts.last_mut() {
-            Some(p) if p.copy.is_none() && p.shard == shard && p.offset + p.bytes as u64 == offset => p.bytes += bytes,
-            _ => self.parts.push(Part { shard, offset, bytes, copy: None }),
-        }
-        let start = self.used;
-        self.used += bytes;
-        &mut self.bytes[start..self.used]
-    }
-
-    /// The same for a tile of a tensor.
-    fn grow_by(&mut self, t: &PlannedTensor, tensor: usize, tile: &Tile) -> &mut [u8] {
-        let size = t.dtype.bytes();
-        let (offset, bytes) = (t.offset + tile.start * size as u64, tile.elements * size);
-        self.tiles.push((tensor, t.shard, offset, bytes));
-        self.grow(t.shard, offset, bytes)
     }
 }
 
@@ -238,7 +187,7 @@ impl Engine<'_> {
                     self.describe_tile(merge, tile, &spans, coder.as_mut(), &mut output);
                     self.put_masks(&self.plan.tensors[work.tensor], tile, &masks, &mut output);
                 }
-                output.hash(merge);
+                output.hash(merge.written, merge.ranges.is_some());
                 Ok(output)
             }
         };
@@ -508,24 +457,5 @@ impl Engine<'_> {
             }
         }
         Ok(written)
-    }
-}
-
-impl Output {
-    /// Hashes what is in the buffer: by tensors, where that is wanted, else by parts, which are fewer. Masks, of which a plan
-    /// whose tensors are wanted has none, have no hash.
-    fn hash(&mut self, merge: &Merge<'_>) {
-        let tiles = self.tiles.iter().map(|&(tensor, shard, offset, bytes)| (Some(tensor), shard, offset, bytes));
-        let parts = self.parts.iter().filter(|p| p.copy.is_none());
-        let parts = parts.map(|p| (None, p.shard, p.offset, p.bytes));
-        let pieces: Vec<_> = if merge.ranges.is_some() { tiles.collect() } else { parts.collect() };
-        let mut at = 0;
-        for (tensor, shard, offset, bytes) in pieces {
-            if let Some(hash) = merge.written.get(shard) {
-                let pieces = hash.hash(offset, &self.bytes[at..at + bytes]);
-                self.hashed.push(HashedPart { shard, tensor, pieces });
-            }
-            at += bytes;
-        }
     }
 }

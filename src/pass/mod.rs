@@ -12,6 +12,7 @@ mod held;
 mod job;
 mod lossy;
 mod merge;
+mod output;
 mod pipeline;
 mod progress;
 mod reused;
